@@ -1,0 +1,31 @@
+"""Gatewright: write the gates, get the network."""
+
+from gatewright.cells.catalogue import CATALOGUE as CATALOGUE
+from gatewright.compiler.graph import Graph as Graph
+from gatewright.compiler.language import Cell as Cell
+from gatewright.compiler.language import abs as abs  # noqa: A004 - the operation's standard name
+from gatewright.compiler.language import cell as cell
+from gatewright.compiler.language import cos as cos
+from gatewright.compiler.language import exp as exp
+from gatewright.compiler.language import layer_norm as layer_norm
+from gatewright.compiler.language import log as log
+from gatewright.compiler.language import log1p as log1p
+from gatewright.compiler.language import maximum as maximum
+from gatewright.compiler.language import minimum as minimum
+from gatewright.compiler.language import relu as relu
+from gatewright.compiler.language import sigmoid as sigmoid
+from gatewright.compiler.language import sin as sin
+from gatewright.compiler.language import softplus as softplus
+from gatewright.compiler.language import sqrt as sqrt
+from gatewright.compiler.language import tanh as tanh
+from gatewright.compiler.language import where as where
+from gatewright.compiler.trace import CellError as CellError
+from gatewright.errors import InputError as InputError
+from gatewright.interop.torch import from_torch as from_torch
+from gatewright.layers.explain import explain as explain
+from gatewright.layers.named import GRU as GRU
+from gatewright.layers.named import LSTM as LSTM
+from gatewright.layers.named import RNN as RNN
+from gatewright.layers.recurrent import Recurrent as Recurrent
+
+__version__ = "0.1.0"

@@ -1,0 +1,1 @@
+"""What runs a cell over a sequence: the dispatcher and the backends it chooses from."""

@@ -1,0 +1,71 @@
+"""What a backend is given: one layer of one direction over a whole sequence."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from torch import Tensor
+
+from gatewright.compiler.language import Cell
+
+
+@dataclass(frozen=True)
+class Weights:
+    """The parameters of one layer in one direction.
+
+    Attributes:
+        weight_ih: ``[maps·H, I]``, rows in the order of the graph's input maps.
+        weight_hh: ``[maps·H, P]`` with ``P`` the size of the output state, or None without recurrent maps.
+        bias_ih: ``[maps·H]`` or None.
+        bias_hh: ``[maps·H]`` or None.
+        weight_hr: ``[P, H]``, the projection of the output state, or None.
+        vectors: the vector weights by name, each ``[H]``.
+    """
+
+    weight_ih: Tensor
+    weight_hh: Tensor | None
+    bias_ih: Tensor | None
+    bias_hh: Tensor | None
+    weight_hr: Tensor | None = None
+    vectors: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Call:
+    """One layer of one direction over a whole sequence.
+
+    Attributes:
+        cell: the cell.
+        x: ``[T, B, I]``; for a packed sequence ``[sum of batch_sizes, I]``.
+        weights: the parameters.
+        states: the initial value of each state, ``[B, H]`` (``[B, P]`` for a projected output).
+        reverse: run from the last step to the first; outputs stand where their inputs stand.
+        batch_sizes: for a packed sequence, how many rows are active at each step, never growing.
+    """
+
+    cell: Cell
+    x: Tensor
+    weights: Weights
+    states: tuple[Tensor, ...]
+    reverse: bool = False
+    batch_sizes: tuple[int, ...] | None = None
+
+
+Result = tuple[Tensor, tuple[Tensor, ...]]
+"""The output, laid out as ``Call.x``, and the final value of each state."""
+
+
+class Backend(Protocol):
+    """A way to run a call."""
+
+    name: str
+
+    def refusal(self, call: Call) -> str | None:
+        """Why this backend cannot run the call, or None when it can."""
+        ...
+
+    def run(self, call: Call) -> Result:
+        """Run the call."""
+        ...

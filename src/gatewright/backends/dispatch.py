@@ -1,0 +1,61 @@
+"""Which backend runs a call, and why the faster ones do not."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from gatewright.backends.call import Backend, Call, Result
+from gatewright.backends.eager import EagerBackend
+from gatewright.backends.native import NativeBackend
+from gatewright.errors import InputError
+
+BACKENDS: dict[str, Backend] = {backend.name: backend for backend in (NativeBackend(), EagerBackend())}
+"""Every backend by name, the fastest first: ``"auto"`` takes the first that does not refuse."""
+
+CHOICES = ("auto", *BACKENDS)
+"""What ``layer.backend`` may be."""
+
+
+@dataclass(frozen=True)
+class Route:
+    """The backend that a call takes.
+
+    Attributes:
+        backend: the one chosen.
+        refusals: for each faster one that was passed over, the reason.
+    """
+
+    backend: Backend
+    refusals: dict[str, str]
+
+
+def check_choice(choice: str) -> str:
+    """The choice itself, when there is such a backend.
+
+    Raises:
+        InputError: there is none of that name.
+    """
+    if choice not in CHOICES:
+        raise InputError(f"backend: expected one of {', '.join(CHOICES)}, received {choice!r}", "use 'auto'")
+    return choice
+
+
+def route(call: Call, choice: str = "auto") -> Route:
+    """The backend for a call.
+
+    Raises:
+        InputError: the backend asked for by name cannot run this call.
+    """
+    refusals: dict[str, str] = {}
+    for name in BACKENDS if choice == "auto" else (choice,):
+        reason = BACKENDS[name].refusal(call)
+        if reason is None:
+            return Route(BACKENDS[name], refusals)
+        refusals[name] = reason
+    reasons = "; ".join(f"{name}: {reason}" for name, reason in refusals.items())
+    raise InputError(f"backend {choice!r} cannot run this call: {reasons}", "set layer.backend = 'auto'")
+
+
+def run(call: Call, choice: str = "auto") -> Result:
+    """Run a call on its backend."""
+    return route(call, choice).backend.run(call)

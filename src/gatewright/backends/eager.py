@@ -1,0 +1,101 @@
+"""The reference: the cell's own function on tensors, one step at a time. Runs every cell everywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import SimpleNamespace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from gatewright.backends.call import Call, Result
+from gatewright.compiler.graph import Graph
+
+
+class EagerBackend:
+    """Step by step through the equations, with torch's autograd as the derivative."""
+
+    name = "eager"
+
+    def refusal(self, call: Call) -> str | None:
+        """Nothing is refused."""
+        return None
+
+    def run(self, call: Call) -> Result:
+        """Run the equations over the sequence; input maps are one product before the loop."""
+        graph, weights = call.cell.graph, call.weights
+        maps = F.linear(call.x, weights.weight_ih, weights.bias_ih)
+        steps = maps.unbind(0) if call.batch_sizes is None else maps.split(call.batch_sizes)
+        recurrent = _RecurrentMaps(graph, weights.weight_hh, weights.bias_hh)
+        vectors = SimpleNamespace(**weights.vectors)
+        output = graph.state_index(graph.output)
+        states = list(call.states)
+        outputs: list[Tensor] = [call.x.new_empty(0)] * len(steps)
+        for t in reversed(range(len(steps))) if call.reverse else range(len(steps)):
+            rows = steps[t].shape[0]
+            x = SimpleNamespace(
+                **dict(zip(graph.input_maps, steps[t].chunk(len(graph.input_maps), -1), strict=True))
+            )
+            new = list(call.cell.step(x, recurrent, vectors, [state[:rows] for state in states]))
+            if weights.weight_hr is not None:
+                new[output] = F.linear(new[output], weights.weight_hr)
+            outputs[t] = new[output]
+            # rows that have ended, or in reverse have not begun, keep their state
+            states = [
+                n if rows == len(state) else torch.cat([n, state[rows:]])
+                for n, state in zip(new, states, strict=True)
+            ]
+        return _joined(outputs, call), tuple(states)
+
+
+def _joined(outputs: list[Tensor], call: Call) -> Tensor:
+    """The outputs of all steps, laid out as the input."""
+    if not outputs:
+        state = call.states[call.cell.graph.state_index(call.cell.graph.output)]
+        return state.new_zeros(0, *state.shape)
+    return torch.stack(outputs) if call.batch_sizes is None else torch.cat(outputs)
+
+
+class _RecurrentMaps:
+    """``U`` on tensors: maps that are applied to the same value share one product."""
+
+    def __init__(self, graph: Graph, weight: Tensor | None, bias: Tensor | None) -> None:
+        self._maps: dict[str, Callable[[Tensor], Tensor]] = {}
+        if weight is None:
+            return
+        names = graph.recurrent_maps
+        weights = dict(zip(names, weight.chunk(len(names)), strict=True))
+        biases = dict(zip(names, bias.chunk(len(names)), strict=True)) if bias is not None else None
+        for group in graph.recurrent_groups:
+            whole = group == names
+            product = _SharedProduct(
+                weight if whole else torch.cat([weights[name] for name in group]),
+                bias if whole or biases is None else torch.cat([biases[name] for name in group]),
+                len(group),
+            )
+            for place, name in enumerate(group):
+                self._maps[name] = product.part(place)
+
+    def __getattr__(self, name: str) -> Callable[[Tensor], Tensor]:
+        return self._maps[name]
+
+
+class _SharedProduct:
+    """One product for several maps, computed when the first of them is asked for at a step."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, parts: int) -> None:
+        self._weight, self._bias, self._parts = weight, bias, parts
+        self._argument: Tensor | None = None
+        self._values: tuple[Tensor, ...] = ()
+
+    def part(self, place: int) -> Callable[[Tensor], Tensor]:
+        """The map at a place of the group."""
+
+        def apply(argument: Tensor) -> Tensor:
+            if argument is not self._argument:
+                self._argument = argument
+                self._values = F.linear(argument, self._weight, self._bias).chunk(self._parts, -1)
+            return self._values[place]
+
+        return apply

@@ -1,0 +1,50 @@
+"""torch's own kernels for the cells that torch has: the same equations, the same rows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gatewright.backends.call import Call, Result
+
+
+class NativeBackend:
+    """``torch.gru``, ``torch.lstm`` and ``torch.rnn_*``, for cells that name one of them."""
+
+    name = "torch"
+
+    def refusal(self, call: Call) -> str | None:
+        """Cells torch does not have, and the few shapes its kernels do not take."""
+        if not call.cell.torch_function:
+            return f"torch has no kernel for the cell {call.cell.name!r}"
+        if call.batch_sizes is not None and call.reverse:
+            return "torch's kernels run a packed sequence in reverse only as part of a bidirectional layer"
+        if call.x.numel() == 0:
+            return "torch's kernels take no empty sequences"
+        return None
+
+    def run(self, call: Call) -> Result:
+        """Run torch's kernel for one layer of one direction."""
+        function: Any = getattr(torch, call.cell.torch_function)
+        states = tuple(state.unsqueeze(0) for state in call.states)
+        given = states[0] if len(states) == 1 else states
+        parameters = _parameters(call)
+        # has_biases, num_layers, dropout, train, bidirectional; the dense form adds batch_first
+        options = (call.weights.bias_ih is not None, 1, 0.0, False, False)
+        if call.batch_sizes is not None:
+            sizes = torch.tensor(call.batch_sizes, dtype=torch.int64)
+            output, *final = function(call.x, sizes, given, parameters, *options)
+        else:
+            x = call.x.flip(0) if call.reverse else call.x
+            output, *final = function(x, given, parameters, *options, False)
+            output = output.flip(0) if call.reverse else output
+        return output, tuple(state.squeeze(0) for state in final)
+
+
+def _parameters(call: Call) -> list[Tensor]:
+    """The weights in torch's flat order."""
+    weights = call.weights
+    order = (weights.weight_ih, weights.weight_hh, weights.bias_ih, weights.bias_hh, weights.weight_hr)
+    return [weight for weight in order if weight is not None]

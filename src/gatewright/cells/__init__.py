@@ -1,0 +1,1 @@
+"""The catalogue of cells: one recurrence a file, written as its equations."""

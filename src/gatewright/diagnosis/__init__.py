@@ -1,0 +1,1 @@
+"""Measures of how a recurrent network learns, along the time axis."""

@@ -1,0 +1,1 @@
+"""Recurrent layers with the signatures and the state dicts of torch.nn."""

@@ -1,0 +1,1 @@
+"""The training loop and its checkpoints; knows no layer and no task."""
