@@ -162,7 +162,8 @@ def _as_tuple(given: Tensor | tuple[Tensor, ...], expected: Expectation) -> tupl
 
 def _check_tensor(what: str, tensor: Tensor, expected: Expectation) -> None:
     if tensor.device != expected.device:
-        hint = f"move the {what} with .to({str(expected.device)!r}), or the layer with .to({str(tensor.device)!r})"
+        here, there = str(expected.device), str(tensor.device)
+        hint = f"move the {what} with .to({here!r}), or the layer with .to({there!r})"
         expected.refuse(f"{what} is on {tensor.device}, the weights are on {expected.device}", hint)
     # under autocast products choose their own dtype
     if tensor.dtype != expected.dtype and not torch.is_autocast_enabled(tensor.device.type):
