@@ -19,6 +19,8 @@ class NativeBackend:
         """Cells torch does not have, and the few shapes its kernels do not take."""
         if not call.cell.torch_function:
             return f"torch has no kernel for the cell {call.cell.name!r}"
+        if call.weights.weight_hr is not None and call.cell.torch_function != "lstm":
+            return "torch projects the output of an LSTM only"
         if call.batch_sizes is not None and call.reverse:
             return "torch's kernels run a packed sequence in reverse only as part of a bidirectional layer"
         if call.x.numel() == 0:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
+from contextvars import ContextVar
 from numbers import Real
 from pathlib import Path
 from typing import Any, overload
@@ -24,8 +25,12 @@ import torch
 from gatewright.compiler.graph import Graph, Node, reachable
 from gatewright.compiler.operations import OPERATIONS
 from gatewright.compiler.trace import Namespace, Symbol, Traced, Tracer, kind_of, refuse
+from gatewright.errors import InputError
 
 NAMESPACES = ("x", "U", "w")
+
+_cell_dtype: ContextVar[torch.dtype | None] = ContextVar("_cell_dtype", default=None)
+"""Of the cell that is running on tensors: a choice between two numbers has no other way to know it."""
 
 
 def _apply(operation: str, *values: Any) -> Any:
@@ -40,7 +45,10 @@ def _apply(operation: str, *values: Any) -> Any:
     tensor = next((v for v in values if isinstance(v, torch.Tensor) and v.dtype is not torch.bool), None)
     if tensor is None and not any(isinstance(v, torch.Tensor) for v in values):
         return row.compute(*(_number(operation, value) for value in values)).item()
-    dtype, device = (tensor.dtype, tensor.device) if tensor is not None else (None, values[0].device)
+    if tensor is None:
+        dtype, device = _cell_dtype.get() or torch.get_default_dtype(), values[0].device
+    else:
+        dtype, device = tensor.dtype, tensor.device
     return row.compute(
         *(
             v if isinstance(v, torch.Tensor) else torch.as_tensor(v, dtype=dtype, device=device)
@@ -159,6 +167,9 @@ class Cell:
         output: str | None = None,
         torch_function: str = "",
     ) -> None:
+        if not inspect.isfunction(function):
+            hint = "write @gatewright.cell above a def, and options by name: @gatewright.cell(source=...)"
+            raise InputError(f"cell: expected a function, received a {type(function).__name__}", hint)
         self.function = function
         self.name = function.__name__
         self.source = source
@@ -171,7 +182,12 @@ class Cell:
 
     def __call__(self, *arguments: Any) -> Any:
         """The function itself, on symbols or tensors."""
-        return self.function(*arguments)
+        dtype = next((value.dtype for value in arguments if isinstance(value, torch.Tensor)), None)
+        token = _cell_dtype.set(dtype)
+        try:
+            return self.function(*arguments)
+        finally:
+            _cell_dtype.reset(token)
 
     def step(self, x: Any, recurrent: Any, vectors: Any, states: Sequence[Any]) -> tuple[Any, ...]:
         """One time step with the arguments in the function's own order, the new states always as a tuple.
@@ -186,8 +202,10 @@ class Cell:
             The new states, one ``[B, H]`` each.
         """
         given = dict(zip(self.graph.states, states, strict=True), x=x, U=recurrent, w=vectors)
-        result = self.function(*(given[name] for name in self.arguments))
-        return result if isinstance(result, tuple) else (result,)
+        result = self(*(given[name] for name in self.arguments))
+        values = result if isinstance(result, tuple) else (result,)
+        # a state made of vector weights alone is the same for every row
+        return tuple(v.expand(len(states[0]), -1) if v.dim() == 1 else v for v in values)
 
     def __repr__(self) -> str:
         return f"<cell {self.name}({', '.join(self.arguments)})>"
@@ -283,7 +301,8 @@ def _trace(
         refuse(name, "the cell never reads its input", "use an input map, such as x.z", line)
     if output is not None and output not in states:
         refuse(name, f"the output {output!r} is not a state", f"the states are {', '.join(states)}", line)
-    order = {kind: _row_order(name, line, maps[kind], rows) for kind in ("input", "recurrent")}
+    _check_rows(name, line, [*maps["input"], *maps["recurrent"]], rows)
+    order = {kind: _row_order(maps[kind], rows) for kind in ("input", "recurrent")}
     nodes, new_index = _compacted(tracer.nodes, kept)
     return Graph(
         nodes=nodes,
@@ -320,14 +339,24 @@ def _results(tracer: Tracer, states: tuple[str, ...], result: Any, line: str) ->
     return results
 
 
-def _row_order(cell: str, line: str, names: list[str], rows: Sequence[str] | None) -> tuple[str, ...]:
-    """Order of first use, or the stated one."""
+def _check_rows(cell: str, line: str, names: list[str], rows: Sequence[str] | None) -> None:
+    """A stated row order names every map once and nothing else."""
     if rows is None:
-        return tuple(names)
-    missing = [name for name in names if name not in rows]
-    if missing:
-        refuse(cell, f"rows={tuple(rows)} leaves out the map {missing[0]!r}", "name every map once", line)
-    return tuple(name for name in rows if name in names)
+        return
+    stated = tuple(rows)
+    complaints = (
+        ("leaves out the map", [name for name in names if name not in stated]),
+        ("names twice the map", [name for name in stated if stated.count(name) > 1]),
+        ("names what is no map of the cell,", [name for name in stated if name not in names]),
+    )
+    for complaint, found in complaints:
+        if found:
+            refuse(cell, f"rows={stated} {complaint} {found[0]!r}", "name every map once", line)
+
+
+def _row_order(names: list[str], rows: Sequence[str] | None) -> tuple[str, ...]:
+    """Order of first use, or the stated one."""
+    return tuple(names) if rows is None else tuple(name for name in rows if name in names)
 
 
 def _compacted(nodes: Sequence[Node], kept: set[int]) -> tuple[tuple[Node, ...], dict[int, int]]:

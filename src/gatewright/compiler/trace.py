@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 from numbers import Real
 from pathlib import Path
+from types import FrameType
 from typing import Any, NoReturn
 
 from gatewright.compiler.graph import Node, reachable
@@ -13,6 +14,7 @@ from gatewright.compiler.operations import FUNCTIONS, OPERATIONS
 from gatewright.errors import InputError
 
 _COMPILER = str(Path(__file__).parent)
+_LIBRARIES = ("torch", "numpy")
 
 
 class CellError(InputError):
@@ -20,13 +22,18 @@ class CellError(InputError):
 
 
 def refuse(cell: str, message: str, hint: str, line: str | None = None) -> NoReturn:
-    """Raise with the line of the cell that is being traced: the innermost one outside this package."""
+    """Raise with the line of the cell that is being traced: the innermost one not of a library."""
     if line is None:
         frame = sys._getframe(1)
-        while frame.f_back is not None and frame.f_code.co_filename.startswith(_COMPILER):
+        while frame.f_back is not None and _of_a_library(frame):
             frame = frame.f_back
         line = f"{Path(frame.f_code.co_filename).name}, line {frame.f_lineno}"
     raise CellError(f"cell {cell!r} ({line}): {message}", hint)
+
+
+def _of_a_library(frame: FrameType) -> bool:
+    module = frame.f_globals.get("__name__", "")
+    return frame.f_code.co_filename.startswith(_COMPILER) or module.partition(".")[0] in _LIBRARIES
 
 
 class Traced:
@@ -43,7 +50,12 @@ class Traced:
         message, hint = self._remedy(operation)
         refuse(self._cell(), message, hint)
 
-    def __array_ufunc__(self, ufunc: Any, *_: Any, **__: Any) -> NoReturn:
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not name.startswith("_"):
+            self._refused(f".{name} =")
+        object.__setattr__(self, name, value)
+
+    def __array_ufunc__(self, ufunc: Any, _method: str, *_: Any, **__: Any) -> Any:
         self._refused(f"numpy.{ufunc.__name__}")
 
     @classmethod
@@ -82,6 +94,13 @@ for _name, _sign in _OTHER_OPERATORS.items():
     setattr(Traced, f"__{_name}__", _refusing(_sign))
 Traced.__hash__ = object.__hash__
 
+_REFLECTED = {
+    "add": "__radd__", "subtract": "__rsub__", "multiply": "__rmul__", "divide": "__rtruediv__",
+    "power": "__rpow__", "less": "__gt__", "less_equal": "__ge__", "greater": "__lt__",
+    "greater_equal": "__le__", "equal": "__eq__", "not_equal": "__ne__",
+}  # fmt: skip
+"""What a symbol is asked for when a numpy number stands on the left of a sign, by numpy's name of it."""
+
 
 class Symbol(Traced):
     """A value of a cell while it is traced: an index into the graph that is being built."""
@@ -101,6 +120,11 @@ class Symbol(Traced):
                 "choose with where(condition, a, b); use maximum(a, b) and minimum(a, b) for max and min",
             )
         name = operation.rpartition(".")[2].removesuffix("()")
+        if name in OPERATIONS and OPERATIONS[name].infix:
+            return (
+                f"{operation} works on numbers, not in a cell",
+                f"write {OPERATIONS[name].infix} between values of the cell and Python numbers",
+            )
         if name in OPERATIONS:
             return (
                 f"{operation} works on numbers, not in a cell",
@@ -115,6 +139,13 @@ class Symbol(Traced):
         if name.startswith("__"):
             raise AttributeError(name)
         self._refused(f".{name}")
+
+    def __array_ufunc__(self, ufunc: Any, _method: str, *values: Any, **options: Any) -> Any:
+        left = values[0]
+        # for a comparison numpy has made an array without dimensions of its number
+        if ufunc.__name__ in _REFLECTED and left is not self and getattr(left, "shape", None) == ():
+            return getattr(self, _REFLECTED[ufunc.__name__])(left.item())
+        return super().__array_ufunc__(ufunc, _method, *values, **options)
 
     def __add__(self, other: Any) -> Any:
         return self._tracer.apply("add", self, other)
@@ -198,8 +229,11 @@ class Namespace(Traced):
         )
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("_"):
+        if name.startswith("__"):
             raise AttributeError(name)
+        if name.startswith("_"):
+            message = f"{self._name}.{name}: a name that begins with an underscore is none of a map"
+            refuse(self._cell(), message, f"write {self._name}.{name.strip('_') or 'z'}")
         if self._name == "U":
             return RecurrentMap(self._tracer, name)
         return self._tracer.leaf({"x": "input", "w": "vector"}[self._name], name)
@@ -253,6 +287,8 @@ class Tracer:
             hint = f"apply it to a state or to something computed from one: U.{name}(h)"
             refuse(self.name, f"U.{name} takes one value of the cell, received {received}", hint)
         operand = self._operand(values[0], f"U.{name}")
+        if self.is_logical(operand):
+            self._refuse_comparison(f"U.{name}")
         if name in self._applied:
             hint = f"keep the product in a variable and use that, or name a second map: U.{name}2"
             refuse(self.name, f"the recurrent map U.{name} is applied twice", hint)
@@ -271,13 +307,16 @@ class Tracer:
             logical = index < len(self.nodes) and self.is_logical(index)
             if logical != (operation == "where" and place == 0):
                 if logical:
-                    message = f"a comparison cannot be an operand of {infix or operation}"
-                    refuse(self.name, message, "turn it into numbers first: where(condition, 1, 0)")
+                    self._refuse_comparison(infix or operation)
                 refuse(
                     self.name, "the first operand of where must be a comparison", "write where(a < b, ...)"
                 )
             operands.append(index)
         return self._node(Node(operation, tuple(operands)), not OPERATIONS[operation].commutative)
+
+    def _refuse_comparison(self, operation: str) -> NoReturn:
+        message = f"a comparison cannot be an operand of {operation}"
+        refuse(self.name, message, "turn it into numbers first: where(condition, 1, 0)")
 
     def is_logical(self, index: int) -> bool:
         """Whether a node is true or false."""
@@ -302,6 +341,8 @@ def kind_of(value: Any) -> str:
     """What a value is, in words for a message."""
     if isinstance(value, Real) and not isinstance(value, bool):
         return f"the number {value}"
+    if isinstance(value, Symbol):
+        return "a value of the cell"
     if isinstance(value, RecurrentMap):
         return f"the recurrent map U.{value._name}, which was not applied"
     if isinstance(value, Namespace):

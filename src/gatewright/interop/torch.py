@@ -22,24 +22,20 @@ def from_torch(module: nn.Module) -> nn.Module:
         The new layer, or the model itself.
 
     Raises:
-        InputError: there is no recurrent layer of torch.nn in it.
+        InputError: there is no recurrent layer of torch.nn in it, or one whose weights are computed from
+            others.
     """
     if _convertible(module):
         return _converted(module)
-    found = [
-        (parent, name)
-        for parent in module.modules()
-        for name, c in parent.named_children()
-        if _convertible(c)
-    ]
+    found = [(path, m) for path, m in module.named_modules(remove_duplicate=False) if _convertible(m)]
     if not found:
         hint = "give a torch.nn.GRU, LSTM or RNN, or a model that holds one"
         raise InputError(f"from_torch: no recurrent layer of torch.nn in {type(module).__name__}", hint)
-    replaced: dict[int, nn.Module] = {}
-    for parent, name in found:
-        child = parent.get_submodule(name)
-        # a layer that stands in two places stays one layer
-        setattr(parent, name, replaced.setdefault(id(child), _converted(child)))
+    # a layer that stands in two places stays one layer; nothing is replaced unless everything can be
+    replacements = {child: _converted(child) for child in dict(found).values()}
+    for path, child in found:
+        parent, _, name = path.rpartition(".")
+        setattr(module.get_submodule(parent), name, replacements[child])
     return module
 
 

@@ -39,7 +39,8 @@ class GRU(Recurrent):
         reset: str = "after",
     ) -> None:
         if reset not in ("after", "before"):
-            raise InputError(f"GRU: expected reset as 'after' or 'before', received {reset!r}")
+            hint = "'after' is torch's form and the default, 'before' the paper's"
+            raise InputError(f"GRU: expected reset as 'after' or 'before', received {reset!r}", hint)
         self.reset = reset
         super().__init__(
             gru if reset == "after" else gru_reset_before,
@@ -116,7 +117,10 @@ class RNN(Recurrent):
         dtype: torch.dtype | None = None,
     ) -> None:
         if nonlinearity not in ("tanh", "relu"):
-            raise InputError(f"RNN: expected nonlinearity as 'tanh' or 'relu', received {nonlinearity!r}")
+            hint = "as in torch.nn it is RNN's fourth argument, before bias; pass options by name"
+            raise InputError(
+                f"RNN: expected nonlinearity as 'tanh' or 'relu', received {nonlinearity!r}", hint
+            )
         self.nonlinearity = nonlinearity
         super().__init__(
             rnn_tanh if nonlinearity == "tanh" else rnn_relu,
@@ -150,7 +154,16 @@ def share_parameters(source: nn.Module, target: Any) -> Any:
 
     Returns:
         The target.
+
+    Raises:
+        InputError: the source's parameters have other names, as after a weight norm or pruning.
     """
-    for name, parameter in source.named_parameters():
+    # tied parameters stand under each of their names
+    parameters = dict(source.named_parameters(remove_duplicate=False))
+    other = sorted(parameters.keys() ^ dict(target.named_parameters()).keys())
+    if other:
+        kind, hint = type(source).__name__, "take off weight norm, pruning and the like first"
+        raise InputError(f"{kind}: expected the parameters of a plain layer; {', '.join(other)} differ", hint)
+    for name, parameter in parameters.items():
         setattr(target, name, parameter)
     return target.train(source.training)

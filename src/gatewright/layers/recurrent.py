@@ -21,6 +21,8 @@ from gatewright.layers.inputs import Expectation, SequenceInput, read_sequence, 
 
 State = Tensor | tuple[Tensor, ...]
 
+_ORDER = "arguments stand in torch.nn's order; pass options by name"
+
 
 class Recurrent(nn.Module):
     """A cell over a sequence: stacked layers, one or both directions.
@@ -85,24 +87,24 @@ class Recurrent(nn.Module):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise InputError(
-                    f"{owner}: expected {name} as an integer of at least {least}, received {value!r}"
+                    f"{owner}: expected {name} as an integer of at least {least}, received {value!r}", _ORDER
                 )
         for name in ("bias", "batch_first", "bidirectional"):
             value = getattr(self, name)
             if not isinstance(value, bool):
-                hint = "arguments stand in torch.nn's order; pass options by name"
-                raise InputError(f"{owner}: expected {name} as True or False, received {value!r}", hint)
+                raise InputError(f"{owner}: expected {name} as True or False, received {value!r}", _ORDER)
         number = isinstance(self.dropout, (int, float)) and not isinstance(self.dropout, bool)
         if not number or not 0 <= self.dropout <= 1:
-            raise InputError(f"{owner}: expected dropout between 0 and 1, received {self.dropout!r}")
-        if dtype is not None and not dtype.is_floating_point:
+            hint = "dropout is the probability of dropping a value; 0 drops nothing"
+            raise InputError(f"{owner}: expected dropout between 0 and 1, received {self.dropout!r}", hint)
+        if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
             raise InputError(
-                f"{owner}: expected a real floating-point dtype, received {dtype}", "use torch.float32"
+                f"{owner}: expected a real floating-point dtype, received {dtype!r}", "use torch.float32"
             )
         if self.dropout > 0 and self.num_layers == 1:
             warnings.warn(
                 f"{owner}: dropout={self.dropout} acts between layers and does nothing with num_layers=1",
-                stacklevel=3,
+                stacklevel=3 if type(self) is Recurrent else 4,
             )
         if self.proj_size and not self.cell.graph.projectable:
             message = (

@@ -1,0 +1,1 @@
+"""Forecasting: settings, network, scores, run folder and the Forecaster that joins them."""

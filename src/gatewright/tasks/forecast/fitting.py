@@ -1,0 +1,246 @@
+"""From a panel and settings to a trained, scored model."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import torch
+from torch import Tensor
+
+from gatewright.data.tables import Panel
+from gatewright.diagnosis.gradient_memory import gradient_by_lag
+from gatewright.tasks.forecast.baselines import choose_baselines
+from gatewright.tasks.forecast.dataset import (
+    ForecastData,
+    Split,
+    check_lengths,
+    choose_features,
+    split_series,
+)
+from gatewright.tasks.forecast.frames import forecast_frame
+from gatewright.tasks.forecast.model import ForecastModel
+from gatewright.tasks.forecast.network import ForecastNetwork, Shape, quantile_loss
+from gatewright.tasks.forecast.scores import Scores, score
+from gatewright.tasks.forecast.settings import RunSettings, settings_text
+from gatewright.training.loop import LoopOptions, Outcome, Watcher, train
+
+_ORIGINS_PER_WINDOW = 16
+_VALIDATION_WINDOWS = 1024
+_VALIDATION_BATCH = 256
+_GRADIENT_WINDOWS = 32
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A trained model and everything that was learned about it.
+
+    Attributes:
+        model: the best weights.
+        panel: the data.
+        splits: of each series.
+        outcome: how training went.
+        scores: on the held-out end.
+        backtest: the forecasts that were scored, beside ``y``.
+        forecast: beyond the end of the data.
+        gradient_norms: layer -> ``[W]`` mean ‖∂L/∂h_t‖ by steps back.
+    """
+
+    model: ForecastModel
+    panel: Panel
+    splits: tuple[Split, ...]
+    outcome: Outcome
+    scores: Scores
+    backtest: pl.DataFrame
+    forecast: pl.DataFrame
+    gradient_norms: dict[str, np.ndarray]
+
+
+class ForecastObjective:
+    """Quantile loss over forked windows of the training part; every batch follows from seed, epoch and step."""
+
+    def __init__(self, network: ForecastNetwork, data: ForecastData, settings: RunSettings) -> None:
+        self.network, self._data, self._settings = network, data, settings
+        ends = torch.tensor([split.training_end for split in data.splits])
+        # the last window still has one step to forecast; short histories are seen too, but rarely
+        first = torch.minimum(ends - 2, torch.tensor(data.features.context // 2)).clamp(min=0)
+        self._first, self._ends = first, ends
+        self._counts = (ends - 1 - first).clamp(min=0)
+        span = max(1, data.features.context // 2)
+        self._back = tuple(range(0, span, -(-span // _ORIGINS_PER_WINDOW)))
+        validation = data.origins("validation")
+        every = -(-len(validation[0]) // _VALIDATION_WINDOWS) or 1
+        self._validation = tuple(column[::every] for column in validation)
+
+    def training_loss(self, epoch: int, step: int) -> Tensor:
+        """Loss of a batch of windows drawn evenly from all that there are."""
+        training = self._settings.training
+        generator = torch.Generator().manual_seed((training.seed << 24) + (epoch << 12) * 17 + step)
+        series = torch.multinomial(
+            self._counts.double(), training.batch_size, replacement=True, generator=generator
+        )
+        share = torch.rand(training.batch_size, generator=generator, dtype=torch.float64)
+        last = self._first[series] + (share * self._counts[series]).long()
+        windows = self._data.windows(series, last, self._ends[series], self._back)
+        forecast = self.network(windows.x, windows.origins, windows.known, windows.anchors)
+        return quantile_loss(forecast, windows.target, self._settings.forecast.quantiles)
+
+    def validation_loss(self) -> float:
+        """Mean loss over the validation part, from the last step of each window."""
+        total, weight = 0.0, 0
+        for rows in torch.arange(len(self._validation[0])).split(_VALIDATION_BATCH):
+            windows = self._data.windows(*(column[rows] for column in self._validation))
+            forecast = self.network(windows.x, windows.origins, windows.known, windows.anchors)
+            observed = int(windows.target.isfinite().sum())
+            loss = quantile_loss(forecast, windows.target, self._settings.forecast.quantiles)
+            total, weight = total + loss.item() * observed, weight + observed
+        return total / max(weight, 1)
+
+
+def fingerprint(settings: RunSettings, panel: Panel) -> str:
+    """Identifies settings and data, wherever the table lies."""
+    data = settings.data.model_copy(update={"table": None})
+    digest = hashlib.sha256(settings_text(settings.model_copy(update={"data": data})).encode())
+    for series in panel.series:
+        digest.update(series.id.encode())
+        digest.update(np.ascontiguousarray(series.times).tobytes())
+        digest.update(np.ascontiguousarray(series.values).tobytes())
+    return digest.hexdigest()
+
+
+def resolve(settings: RunSettings, panel: Panel) -> tuple[RunSettings, tuple[Split, ...]]:
+    """Settings with everything filled in that the data decide, and the split of each series.
+
+    Raises:
+        InputError: no series is long enough for the horizon.
+    """
+    forecast = settings.forecast
+    splits = tuple(
+        split_series(len(s.values), forecast.horizon, forecast.validation_share, forecast.test_share)
+        for s in panel.series
+    )
+    check_lengths(panel.series, splits, forecast.horizon)
+    features = choose_features(panel, splits, forecast.horizon, forecast.context)
+    data = settings.data.model_copy(update={"frequency": panel.frequency.to_text()})
+    forecast = forecast.model_copy(update={"context": features.context})
+    return settings.model_copy(update={"data": data, "forecast": forecast}), splits
+
+
+def fit_panel(
+    settings: RunSettings,
+    panel: Panel,
+    *,
+    watcher: Watcher | None = None,
+    checkpoint: Path | None = None,
+    resume: bool = False,
+) -> Fit:
+    """Train on a panel, score the held-out end, and forecast beyond it.
+
+    Args:
+        settings: of the run.
+        panel: the series.
+        watcher: follows training and may ask to stop.
+        checkpoint: file of the state between two epochs.
+        resume: go on from there.
+
+    Returns:
+        The model and its scores.
+
+    Raises:
+        InputError: the data do not allow the horizon, training diverged, or the checkpoint does not fit.
+    """
+    settings, splits = resolve(settings, panel)
+    forecast, training = settings.forecast, settings.training
+    features = choose_features(panel, splits, forecast.horizon, forecast.context)
+    data = ForecastData(panel, splits, features, forecast.scaling)
+    torch.manual_seed(training.seed)
+    network = ForecastNetwork(
+        Shape(
+            settings.model.cell,
+            settings.model.hidden_sizes,
+            settings.model.dropout,
+            features.inputs,
+            len(features.calendar),
+            features.anchors,
+            forecast.horizon,
+            forecast.quantiles,
+        )
+    )
+    options = LoopOptions(
+        training.max_epochs,
+        training.steps_per_epoch,
+        training.learning_rate,
+        training.gradient_clip,
+        training.patience,
+    )
+    outcome = train(
+        ForecastObjective(network, data, settings),
+        options,
+        watcher=watcher,
+        checkpoint=checkpoint,
+        resume=resume,
+        fingerprint=fingerprint(settings, panel),
+    )
+    scalers = {series.id: scaler for series, scaler in zip(panel.series, data.scalers, strict=True)}
+    model = ForecastModel(settings, network, features, panel.frequency, scalers)
+    scores, backtest = backtest_model(model, data)
+    return Fit(
+        model=model,
+        panel=panel,
+        splits=splits,
+        outcome=outcome,
+        scores=scores,
+        backtest=backtest,
+        forecast=forecast_beyond(model, data),
+        gradient_norms=_gradient_norms(model, data),
+    )
+
+
+def backtest_model(model: ForecastModel, data: ForecastData) -> tuple[Scores, pl.DataFrame]:
+    """Forecast the test part from one origin a horizon, with the model and the baselines, and score."""
+    panel, splits, horizon = data.panel, data.splits, model.features.horizon
+    series, last, _ = data.origins("test", stride=horizon)
+    quantiles = model.settings.forecast.quantiles
+    forecasts = {model.name: model.quantiles(data, series, last)}
+    baselines = choose_baselines(panel, splits, model.features.seasons)
+    for baseline in baselines:
+        parts = []
+        for index, (one, split) in enumerate(zip(panel.series, splits, strict=True)):
+            origins = last[series == index].numpy()
+            if len(origins):
+                parts.append(baseline.quantiles(one.values, split, origins, horizon, quantiles))
+        forecasts[baseline.name] = np.concatenate(parts)
+    frame = forecast_frame(panel, series.numpy(), last.numpy(), forecasts, quantiles, truth=True)
+    scores = score(frame, list(forecasts), panel, splits, quantiles, baselines[-1].season)
+    return scores, frame
+
+
+def forecast_beyond(model: ForecastModel, data: ForecastData) -> pl.DataFrame:
+    """The forecast after the last observed value of every series."""
+    series, last, _ = data.origins("future")
+    quantiles = {model.name: model.quantiles(data, series, last)}
+    return forecast_frame(
+        data.panel, series.numpy(), last.numpy(), quantiles, model.settings.forecast.quantiles
+    )
+
+
+def _gradient_norms(model: ForecastModel, data: ForecastData) -> dict[str, np.ndarray]:
+    """How the loss of some validation windows depends on the states before it."""
+    columns = data.origins("validation")
+    chosen = torch.linspace(0, len(columns[0]) - 1, min(_GRADIENT_WINDOWS, len(columns[0]))).long()
+    windows = data.windows(*(column[chosen] for column in columns))
+    network, count = model.network, len(chosen)
+
+    def loss(states: Tensor) -> Tensor:
+        forecast = network.decode(states.unsqueeze(0), windows.known, windows.anchors)
+        return quantile_loss(forecast, windows.target, model.settings.forecast.quantiles) * count
+
+    norms = gradient_by_lag(list(network.layers), windows.x, loss)  # type: ignore[arg-type]  # ModuleList holds them
+    names: Sequence[str] = [
+        f"layer {i + 1} ({model.name}, {h})" for i, h in enumerate(network.shape.hidden_sizes)
+    ]
+    return dict(zip(names, norms, strict=True))

@@ -1,0 +1,241 @@
+"""The run folder: everything a run leaves, put in place whole, and never over another one unasked.
+
+A run grows in ``DIR.partial`` and becomes ``DIR`` by one renaming when it is complete. What a killed run
+leaves there is enough to resume it.
+"""
+
+from __future__ import annotations
+
+import platform
+import shutil
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import torch
+
+from gatewright.data.tables import Panel, make_panel, read_table
+from gatewright.errors import InputError
+from gatewright.files import explained, to_json, write_bytes, write_json, write_text
+from gatewright.reports.page import render_page
+from gatewright.tasks.forecast.fitting import Fit, fit_panel, resolve
+from gatewright.tasks.forecast.frames import csv_text
+from gatewright.tasks.forecast.page import report_of, verdict
+from gatewright.tasks.forecast.settings import RunSettings, make_settings, read_settings, settings_text
+from gatewright.training.loop import Watcher
+
+CONFIG, MODEL, METRICS, CHECKPOINT = (
+    "config.toml",
+    "model.safetensors",
+    "metrics.json",
+    "checkpoint.safetensors",
+)
+
+FILES = {
+    CONFIG: "all settings; gatewright fit --config makes the same run again",
+    MODEL: "the network and all that is needed to use it",
+    METRICS: "scores, and how training went",
+    "history.csv": "losses of every epoch",
+    "forecast.csv": "the forecast beyond the end of the data",
+    "backtest.csv": "the forecasts that were scored, beside the truth",
+    "versions.json": "of the software that made this run",
+    "report.html": "this page",
+}
+"""File -> what it holds."""
+
+
+class RunFolder:
+    """Where a run goes: ``DIR`` when it is complete, ``DIR.partial`` until then."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.partial = path.with_name(path.name + ".partial")
+
+    @property
+    def checkpoint(self) -> Path:
+        """The state of an unfinished run."""
+        return self.partial / CHECKPOINT
+
+    def check(self, *, overwrite: bool) -> None:
+        """Refuse to begin a run where something else is.
+
+        Raises:
+            InputError: there is a run, an unfinished run, or something that is no run.
+        """
+        if self.path.exists() and not (self.path / CONFIG).is_file():
+            message = f"{self.path} exists and is not a run folder"
+            raise InputError(message, "choose another folder with --out; it will not be replaced")
+        if overwrite:
+            return
+        if self.path.exists():
+            raise InputError(
+                f"{self.path} holds a run already", "choose another --out, or replace it with --overwrite"
+            )
+        if self.partial.exists():
+            hint = "go on with it with --resume, or discard it with --overwrite"
+            raise InputError(f"{self.partial} holds an unfinished run", hint)
+
+    def begin(self, settings: RunSettings, *, overwrite: bool) -> None:
+        """Make the folder of an unfinished run.
+
+        Raises:
+            InputError: the folder cannot be made, or is in use.
+        """
+        self.check(overwrite=overwrite)
+        with explained(self.partial, "make the folder"):
+            if overwrite and self.partial.exists():
+                shutil.rmtree(self.partial)
+            self.partial.mkdir(parents=True)
+        write_text(self.partial / CONFIG, settings_text(settings))
+
+    def reopen(self) -> RunSettings:
+        """Take up an unfinished run, and give its settings.
+
+        Raises:
+            InputError: there is none, or it is finished.
+        """
+        if not self.partial.exists():
+            if not (self.path / CONFIG).is_file():
+                raise InputError(
+                    f"there is no run to resume in {self.path}", "check --out, or leave out --resume"
+                )
+            if not (self.path / CHECKPOINT).is_file():
+                hint = "nothing is left to do; use --overwrite to train anew"
+                raise InputError(f"the run in {self.path} is finished", hint)
+            with explained(self.path, "rename"):
+                self.path.replace(self.partial)
+        return make_settings(read_settings(self.partial / CONFIG))
+
+    def discard(self) -> None:
+        """Remove an unfinished run that holds nothing to resume."""
+        if not self.checkpoint.exists():
+            shutil.rmtree(self.partial, ignore_errors=True)
+
+    def complete(self, *, keep_checkpoint: bool) -> None:
+        """Put the run in its place, an older one out of the way, in two renamings."""
+        if not keep_checkpoint:
+            self.checkpoint.unlink(missing_ok=True)
+        old = self.path.with_name(f"{self.path.name}.replaced")
+        with explained(self.path, "put in place"):
+            if self.path.exists():
+                shutil.rmtree(old, ignore_errors=True)
+                self.path.replace(old)
+            self.partial.replace(self.path)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def load_panel(settings: RunSettings) -> Panel:
+    """The series of the table that the settings name.
+
+    Raises:
+        InputError: the table cannot be read, or its content does not fit.
+    """
+    from gatewright.data.frequency import Frequency
+
+    data = settings.data
+    if data.table is None:
+        raise InputError("data.table is missing", "give the table, or name it in the configuration file")
+    return make_panel(
+        read_table(Path(data.table), encoding=data.encoding),
+        target=data.target,
+        time=data.time,
+        id=data.id,
+        frequency=Frequency.from_text(data.frequency) if data.frequency else None,
+        sort=data.sort,
+    )
+
+
+def fit_to_folder(
+    folder: RunFolder,
+    settings: RunSettings,
+    panel: Panel,
+    *,
+    overwrite: bool = False,
+    resume: bool = False,
+    watcher: Watcher | None = None,
+) -> Fit:
+    """Train, score, forecast and write the run folder.
+
+    Args:
+        folder: where the run goes.
+        settings: of the run; when resuming, those of ``folder.reopen()``.
+        panel: the series.
+        overwrite: replace a run that is there.
+        resume: go on with an unfinished run.
+        watcher: follows training and may ask to stop.
+
+    Returns:
+        What was fitted. Its outcome says whether training was interrupted.
+
+    Raises:
+        InputError: bad settings or data, a folder that cannot be written, a checkpoint that does not fit.
+    """
+    settings, _ = resolve(settings, panel)
+    if not resume:
+        folder.begin(settings, overwrite=overwrite)
+    try:
+        fit = fit_panel(settings, panel, watcher=watcher, checkpoint=folder.checkpoint, resume=resume)
+        write_files(folder.partial, fit)
+        folder.complete(
+            keep_checkpoint=fit.outcome.status == "interrupted" and fit.outcome.progress.epoch > 0
+        )
+    except BaseException:
+        folder.discard()
+        raise
+    return fit
+
+
+def write_files(folder: Path, fit: Fit) -> None:
+    """Write everything a run leaves into a folder that exists, each file whole."""
+    settings = fit.model.settings
+    write_text(folder / CONFIG, settings_text(settings))
+    fit.model.save(folder / MODEL)
+    history = pl.DataFrame(fit.outcome.progress.history)
+    write_text(folder / "history.csv", history.write_csv() if len(history) else "epoch\n")
+    write_text(folder / "forecast.csv", csv_text(fit.forecast))
+    write_text(folder / "backtest.csv", csv_text(fit.backtest))
+    write_json(folder / "versions.json", versions())
+    command = "gatewright fit --config config.toml --out NEW_FOLDER"
+    page = render_page(report_of(fit, files=FILES, command=command, versions=versions()))
+    write_bytes(folder / "report.html", page.encode())
+    # last, as the sign that the rest is there
+    write_json(folder / METRICS, metrics(fit))
+
+
+def metrics(fit: Fit) -> dict[str, Any]:
+    """Scores, and how training went, as JSON can hold them."""
+    progress, scores = fit.outcome.progress, fit.scores
+    return {
+        "verdict": verdict(scores)[0],
+        "winner": scores.winner,
+        "scores": scores.models,
+        "season": scores.season,
+        "coverage_level": scores.coverage_level,
+        "scored_forecasts": scores.windows,
+        "error_by_horizon": {model: errors.tolist() for model, errors in scores.error_by_horizon.items()},
+        "status": fit.outcome.status,
+        "epochs": progress.epoch,
+        "best_epoch": progress.best_epoch,
+        "best_validation_loss": progress.best_loss,
+        "training_seconds": round(progress.seconds, 3),
+        "parameters": sum(p.numel() for p in fit.model.network.parameters()),
+        "seed": fit.model.settings.training.seed,
+        "notes": list(fit.panel.notes),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Versions of what a result depends on."""
+    found = {"python": platform.python_version(), "platform": platform.platform()}
+    for package in ("gatewright", "torch", "numpy", "polars", "utilsforecast"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed"
+    return found | {"threads": str(torch.get_num_threads())}
+
+
+def summary(fit: Fit, folder: Path) -> str:
+    """One JSON document about a run, for machines."""
+    return to_json({"run": str(folder), **metrics(fit)})
