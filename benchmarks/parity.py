@@ -2,9 +2,9 @@
 
     python benchmarks/parity.py
 
-The error of a tensor is max|a - b| / max|b| with b torch's: relative to the tensor's own largest entry, without
-a floor. It is infinite for another shape or dtype, for anything not finite, and for a deviation from a tensor
-of zeros. Every figure of the table is the worst over all tensors, options and ways of use.
+The error of a tensor is max|a - b| / max|b| with b torch's: relative to the tensor's own largest entry,
+without a floor. It is infinite for another shape or dtype, for anything not finite, and for a deviation from
+a tensor of zeros. Every figure of the table is the worst over all tensors, options and ways of use.
 """
 
 from __future__ import annotations
@@ -99,8 +99,10 @@ class Errors:
 
 
 OPTIONS = tuple(
-    Options(kind, *rest)
-    for kind, *rest in itertools.product(KINDS, (1, 2, 3), (True, False), (False, True), (False, True))
+    Options(kind, num_layers, bias, batch_first, bidirectional)
+    for kind, num_layers, bias, batch_first, bidirectional in itertools.product(
+        KINDS, (1, 2, 3), (True, False), (False, True), (False, True)
+    )
 )
 """The whole matrix of options without dropout."""
 
@@ -115,7 +117,10 @@ def relative_error(actual: Tensor, expected: Tensor) -> float:
     if not (torch.isfinite(actual).all() and torch.isfinite(expected).all()):
         return math.inf
     difference = (actual - expected).abs().max().item()
-    return difference and difference / (expected.abs().max().item() or math.ulp(0.0))
+    if difference == 0:
+        return 0.0
+    largest = expected.abs().max().item()
+    return difference / largest if largest else math.inf
 
 
 def worst_error(actual: Iterable[Tensor], expected: Iterable[Tensor]) -> float:
@@ -134,9 +139,8 @@ def make_pair(options: Options, dtype: torch.dtype, sizes: Sizes) -> tuple[gw.Re
 
 def make_input(options: Options, form: str, dtype: torch.dtype, sizes: Sizes) -> tuple[Tensor, Any]:
     """A leaf tensor, and the layer's input made from it."""
-    shape = {"unbatched": (sizes.T, sizes.I)}.get(form, (sizes.T, sizes.B, sizes.I))
-    if options.batch_first and len(shape) == 3:
-        shape = (sizes.B, sizes.T, sizes.I)
+    batch = (sizes.B, sizes.T) if options.batch_first else (sizes.T, sizes.B)
+    shape = (sizes.T, sizes.I) if form == "unbatched" else (*batch, sizes.I)
     x = torch.randn(shape, dtype=dtype, requires_grad=True)
     if not form.startswith("packed"):
         return x, x
@@ -153,8 +157,8 @@ def make_state(options: Options, form: str, dtype: torch.dtype, sizes: Sizes) ->
     widths[0] = options.arguments().get("proj_size", 0) or sizes.H
     batch = () if form == "unbatched" else (sizes.B,)
     rows = options.num_layers * (2 if options.bidirectional else 1)
-    states = tuple(torch.randn(rows, *batch, width, dtype=dtype, requires_grad=True) for width in widths)
-    return states if len(states) > 1 else states[0]
+    states = [torch.randn(rows, *batch, width, dtype=dtype, requires_grad=True) for width in widths]
+    return states[0] if len(states) == 1 else tuple(states)
 
 
 def tensors_of(value: Any) -> list[Tensor]:

@@ -23,7 +23,8 @@ def demo(
 ) -> int:
     """Forecast a day of hourly bike rentals with a GRU, in about a minute.
 
-    Trains on bundled data (Washington, D.C., 2011) and leaves a run folder with a report to open in a browser.
+    Trains on bundled data (Washington, D.C., 2011) and leaves a run folder with a report to open in a
+    browser.
     """
     settings = make_settings(
         table=str(bundled_path("bike_rentals")), target="rentals", time="time", horizon=24, seed=seed

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -46,39 +46,37 @@ def _numbers(name: str, text: str | None) -> tuple[int, ...] | None:
 
 def fit(
     table: Annotated[
-        Optional[Path], typer.Argument(help="CSV or Parquet file, long format.", show_default=False)
+        Path | None, typer.Argument(help="CSV or Parquet file, long format.", show_default=False)
     ] = None,
-    target: Annotated[Optional[str], _setting("target")] = None,
-    horizon: Annotated[Optional[int], _setting("horizon")] = None,
+    target: Annotated[str | None, _setting("target")] = None,
+    horizon: Annotated[int | None, _setting("horizon")] = None,
     time_column: Annotated[
-        Optional[str], typer.Option("--time", help="column of times; without it rows are evenly spaced")
+        str | None, typer.Option("--time", help="column of times; without it rows are evenly spaced")
     ] = None,
-    id_column: Annotated[
-        Optional[str], typer.Option("--id", help="column that tells the series apart")
-    ] = None,
-    frequency: Annotated[Optional[str], _setting("frequency")] = None,
+    id_column: Annotated[str | None, typer.Option("--id", help="column that tells the series apart")] = None,
+    frequency: Annotated[str | None, _setting("frequency")] = None,
     sort: Annotated[bool, _setting("sort")] = False,
-    encoding: Annotated[Optional[str], _setting("encoding")] = None,
-    context: Annotated[Optional[int], _setting("context")] = None,
-    levels: Annotated[Optional[str], _setting("levels")] = None,
-    scaling: Annotated[Optional[str], _setting("scaling")] = None,
-    validation_share: Annotated[Optional[float], _setting("validation_share")] = None,
-    test_share: Annotated[Optional[float], _setting("test_share")] = None,
-    cell: Annotated[Optional[str], _setting("cell")] = None,
-    hidden_sizes: Annotated[Optional[str], _setting("hidden_sizes")] = None,
-    dropout: Annotated[Optional[float], _setting("dropout")] = None,
-    seed: Annotated[Optional[int], _setting("seed")] = None,
-    max_epochs: Annotated[Optional[int], _setting("max_epochs")] = None,
-    steps_per_epoch: Annotated[Optional[int], _setting("steps_per_epoch")] = None,
-    batch_size: Annotated[Optional[int], _setting("batch_size")] = None,
-    learning_rate: Annotated[Optional[float], _setting("learning_rate")] = None,
-    gradient_clip: Annotated[Optional[float], _setting("gradient_clip")] = None,
-    patience: Annotated[Optional[int], _setting("patience")] = None,
+    encoding: Annotated[str | None, _setting("encoding")] = None,
+    context: Annotated[int | None, _setting("context")] = None,
+    levels: Annotated[str | None, _setting("levels")] = None,
+    scaling: Annotated[str | None, _setting("scaling")] = None,
+    validation_share: Annotated[float | None, _setting("validation_share")] = None,
+    test_share: Annotated[float | None, _setting("test_share")] = None,
+    cell: Annotated[str | None, _setting("cell")] = None,
+    hidden_sizes: Annotated[str | None, _setting("hidden_sizes")] = None,
+    dropout: Annotated[float | None, _setting("dropout")] = None,
+    seed: Annotated[int | None, _setting("seed")] = None,
+    max_epochs: Annotated[int | None, _setting("max_epochs")] = None,
+    steps_per_epoch: Annotated[int | None, _setting("steps_per_epoch")] = None,
+    batch_size: Annotated[int | None, _setting("batch_size")] = None,
+    learning_rate: Annotated[float | None, _setting("learning_rate")] = None,
+    gradient_clip: Annotated[float | None, _setting("gradient_clip")] = None,
+    patience: Annotated[int | None, _setting("patience")] = None,
     config: Annotated[
-        Optional[Path], typer.Option("--config", help="TOML file with settings; options win over it")
+        Path | None, typer.Option("--config", help="TOML file with settings; options win over it")
     ] = None,
     out: Annotated[
-        Optional[Path],
+        Path | None,
         typer.Option(
             "--out", help="run folder to write [default: runs/TABLE-TARGET-TIME]", show_default=False
         ),
@@ -178,9 +176,8 @@ def fit_and_report(
 def _print(fitted: Fit, folder: RunFolder) -> None:
     console = Console(highlight=False, markup=False, soft_wrap=True)
     progress, scores = fitted.outcome.progress, fitted.scores
-    console.print(
-        f"{fitted.outcome.status} after {progress.epoch} epochs ({progress.seconds:.0f} s), best {progress.best_epoch}"
-    )
+    took = f"{progress.epoch} epochs ({progress.seconds:.0f} s), best {progress.best_epoch}"
+    console.print(f"{fitted.outcome.status} after {took}")
     rows = [ScoreRow(model.replace("_", " "), **values) for model, values in scores.models.items()]
     console.print(score_table(rows, scores.coverage_level))
     console.print(verdict(scores)[0])

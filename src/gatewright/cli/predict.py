@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import polars as pl
 import typer
@@ -21,13 +22,13 @@ from gatewright.tasks.forecast.run_folder import MODEL
 def predict(
     run: Annotated[Path, typer.Argument(help="Run folder that gatewright fit has written.")],
     data: Annotated[
-        Optional[Path],
+        Path | None,
         typer.Option(
             "--data", help="table to forecast [default: the one it was fitted to]", show_default=False
         ),
     ] = None,
     out: Annotated[
-        Optional[Path],
+        Path | None,
         typer.Option(
             "--out", help="CSV or Parquet file to write [default: CSV on standard output]", show_default=False
         ),
@@ -79,8 +80,6 @@ def _write(frame: pl.DataFrame, out: Path) -> None:
     if out.suffix == ".csv":
         write_bytes(out, csv_text(frame).encode())
         return
-    import io
-
     content = io.BytesIO()
     frame.write_parquet(content)
     with explained(out, "write"):

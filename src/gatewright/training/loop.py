@@ -1,4 +1,4 @@
-"""The training loop: Adam, gradient clipping, early stopping, best weights kept, interruptible and resumable."""
+"""The training loop: Adam, clipping, early stopping, best weights kept, interruptible and resumable."""
 
 from __future__ import annotations
 
@@ -46,7 +46,10 @@ class LoopOptions:
 class Objective(Protocol):
     """What is trained; the losses must depend on their arguments and torch's generator alone."""
 
-    network: nn.Module
+    @property
+    def network(self) -> nn.Module:
+        """The network."""
+        ...
 
     def training_loss(self, epoch: int, step: int) -> Tensor:
         """Loss of one batch."""
@@ -167,8 +170,9 @@ def train(
 ) -> Outcome:
     """Train a network and leave its best weights in it.
 
-    After every epoch the whole state goes to the checkpoint. A run that is resumed from there ends with the
-    same weights, bit for bit, as one that was never broken: an interrupted epoch is done again.
+    Before the first epoch and after every one the whole state goes to the checkpoint. A run that is resumed
+    from there ends with the same weights, bit for bit, as one that was never broken: an interrupted epoch
+    is done again.
 
     Args:
         objective: the network and its losses.
@@ -189,6 +193,8 @@ def train(
     training = _Training(objective, options, fingerprint)
     if resume and checkpoint is not None and checkpoint.exists():
         training.restore(load_checkpoint(checkpoint, fingerprint))
+    elif checkpoint is not None:
+        save_checkpoint(checkpoint, training.checkpoint())
     before, began = training.progress.seconds, clock()
     watcher.begin(training.progress.epoch, options)
     try:
@@ -206,6 +212,8 @@ def train(
     if training.progress.epoch:
         training.network.load_state_dict(training.best)
     elif status == "diverged":
+        if checkpoint is not None:
+            checkpoint.unlink(missing_ok=True)
         hint = "lower the learning rate (--learning-rate), or look for extreme values in the table"
         raise InputError("training diverged: the loss was not finite before the first epoch was done", hint)
     training.network.eval()

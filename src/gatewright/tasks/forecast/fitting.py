@@ -25,13 +25,11 @@ from gatewright.tasks.forecast.dataset import (
 from gatewright.tasks.forecast.frames import forecast_frame
 from gatewright.tasks.forecast.model import ForecastModel
 from gatewright.tasks.forecast.network import ForecastNetwork, Shape, quantile_loss
+from gatewright.tasks.forecast.objective import ForecastObjective
 from gatewright.tasks.forecast.scores import Scores, score
 from gatewright.tasks.forecast.settings import RunSettings, settings_text
 from gatewright.training.loop import LoopOptions, Outcome, Watcher, train
 
-_ORIGINS_PER_WINDOW = 16
-_VALIDATION_WINDOWS = 1024
-_VALIDATION_BATCH = 256
 _GRADIENT_WINDOWS = 32
 
 
@@ -58,47 +56,6 @@ class Fit:
     backtest: pl.DataFrame
     forecast: pl.DataFrame
     gradient_norms: dict[str, np.ndarray]
-
-
-class ForecastObjective:
-    """Quantile loss over forked windows of the training part; every batch follows from seed, epoch and step."""
-
-    def __init__(self, network: ForecastNetwork, data: ForecastData, settings: RunSettings) -> None:
-        self.network, self._data, self._settings = network, data, settings
-        ends = torch.tensor([split.training_end for split in data.splits])
-        # the last window still has one step to forecast; short histories are seen too, but rarely
-        first = torch.minimum(ends - 2, torch.tensor(data.features.context // 2)).clamp(min=0)
-        self._first, self._ends = first, ends
-        self._counts = (ends - 1 - first).clamp(min=0)
-        span = max(1, data.features.context // 2)
-        self._back = tuple(range(0, span, -(-span // _ORIGINS_PER_WINDOW)))
-        validation = data.origins("validation")
-        every = -(-len(validation[0]) // _VALIDATION_WINDOWS) or 1
-        self._validation = tuple(column[::every] for column in validation)
-
-    def training_loss(self, epoch: int, step: int) -> Tensor:
-        """Loss of a batch of windows drawn evenly from all that there are."""
-        training = self._settings.training
-        generator = torch.Generator().manual_seed((training.seed << 24) + (epoch << 12) * 17 + step)
-        series = torch.multinomial(
-            self._counts.double(), training.batch_size, replacement=True, generator=generator
-        )
-        share = torch.rand(training.batch_size, generator=generator, dtype=torch.float64)
-        last = self._first[series] + (share * self._counts[series]).long()
-        windows = self._data.windows(series, last, self._ends[series], self._back)
-        forecast = self.network(windows.x, windows.origins, windows.known, windows.anchors)
-        return quantile_loss(forecast, windows.target, self._settings.forecast.quantiles)
-
-    def validation_loss(self) -> float:
-        """Mean loss over the validation part, from the last step of each window."""
-        total, weight = 0.0, 0
-        for rows in torch.arange(len(self._validation[0])).split(_VALIDATION_BATCH):
-            windows = self._data.windows(*(column[rows] for column in self._validation))
-            forecast = self.network(windows.x, windows.origins, windows.known, windows.anchors)
-            observed = int(windows.target.isfinite().sum())
-            loss = quantile_loss(forecast, windows.target, self._settings.forecast.quantiles)
-            total, weight = total + loss.item() * observed, weight + observed
-        return total / max(weight, 1)
 
 
 def fingerprint(settings: RunSettings, panel: Panel) -> str:
@@ -232,7 +189,8 @@ def _gradient_norms(model: ForecastModel, data: ForecastData) -> dict[str, np.nd
     """How the loss of some validation windows depends on the states before it."""
     columns = data.origins("validation")
     chosen = torch.linspace(0, len(columns[0]) - 1, min(_GRADIENT_WINDOWS, len(columns[0]))).long()
-    windows = data.windows(*(column[chosen] for column in columns))
+    series, last, limit = (column[chosen] for column in columns)
+    windows = data.windows(series, last, limit)
     network, count = model.network, len(chosen)
 
     def loss(states: Tensor) -> Tensor:

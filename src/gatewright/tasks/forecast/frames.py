@@ -1,4 +1,4 @@
-"""Forecasts as tables, with the column names the field uses: unique_id, ds, cutoff, gru, gru-lo-90, gru-hi-90."""
+"""Forecasts as tables, with the field's column names: unique_id, ds, cutoff, gru, gru-lo-90, gru-hi-90."""
 
 from __future__ import annotations
 

@@ -1,9 +1,10 @@
-"""The forecasting network: stacked recurrent layers, and a head that gives quantiles for the whole horizon."""
+"""The forecasting network: stacked recurrent layers, and a head for the quantiles of the whole horizon."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -61,9 +62,7 @@ class ForecastNetwork(nn.Module):
         super().__init__()
         self.shape = shape
         sizes = (shape.inputs, *shape.hidden_sizes)
-        self.layers = nn.ModuleList(
-            Recurrent(shape.cell, size, hidden) for size, hidden in zip(sizes, sizes[1:], strict=False)
-        )
+        self.layers = nn.ModuleList(Recurrent(shape.cell, size, hidden) for size, hidden in pairwise(sizes))
         self.context = nn.Linear(sizes[-1], shape.horizon * _CONTEXT_SIZE)
         self.head = nn.Linear(_CONTEXT_SIZE + shape.known + 2 * shape.anchors, _HEAD_SIZE)
         self.quantiles = nn.Linear(_HEAD_SIZE, len(shape.quantiles))

@@ -70,8 +70,8 @@ def report_of(fit: Fit, *, files: Mapping[str, str], command: str, versions: Map
         good=good,
         scores=[ScoreRow(_LABELS.get(name, name), **values) for name, values in scores.models.items()],
         coverage_level=scores.coverage_level,
-        score_note=f"{scores.windows} forecasts of the held-out end, one every {settings.forecast.horizon} steps; "
-        f"errors relative to the {season}.",
+        score_note=f"{scores.windows} forecasts of the held-out end, one every "
+        f"{settings.forecast.horizon} steps; errors relative to the {season}.",
         target=settings.data.target,
         held_out=held_out,
         future=[_future(fit, name) for name in shown],
@@ -93,6 +93,7 @@ def _facts(fit: Fit, versions: Mapping[str, str]) -> dict[str, str]:
     observed = sum(int(np.isfinite(series.values).sum()) for series in fit.panel.series)
     parameters = sum(p.numel() for p in fit.model.network.parameters())
     model, training = settings.model, settings.training
+    sizes = " → ".join(str(size) for size in model.hidden_sizes)
     longest = max(zip(fit.panel.series, fit.splits, strict=True), key=lambda pair: pair[1].end)
     held_out = "nothing"
     if longest[1].scored:
@@ -102,7 +103,7 @@ def _facts(fit: Fit, versions: Mapping[str, str]) -> dict[str, str]:
         "series": f"{len(fit.panel.series)}, {steps:,} steps of {fit.panel.frequency.label}",
         "observed": f"{observed:,} values, {steps - observed:,} missing",
         "held out": held_out,
-        "network": f"{model.cell} {' → '.join(str(size) for size in model.hidden_sizes)}, {parameters:,} parameters",
+        "network": f"{model.cell} {sizes}, {parameters:,} parameters",
         "context": f"{features.context} steps",
         "seasons": ", ".join(str(season) for season in features.seasons) or "none",
         "training": f"{fit.outcome.status} after {progress.epoch} epochs, best {progress.best_epoch}, "

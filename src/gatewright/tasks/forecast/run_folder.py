@@ -15,6 +15,7 @@ from typing import Any
 import polars as pl
 import torch
 
+from gatewright.data.frequency import Frequency
 from gatewright.data.tables import Panel, make_panel, read_table
 from gatewright.errors import InputError
 from gatewright.files import explained, to_json, write_bytes, write_json, write_text
@@ -131,8 +132,6 @@ def load_panel(settings: RunSettings) -> Panel:
     Raises:
         InputError: the table cannot be read, or its content does not fit.
     """
-    from gatewright.data.frequency import Frequency
-
     data = settings.data
     if data.table is None:
         raise InputError("data.table is missing", "give the table, or name it in the configuration file")
@@ -177,9 +176,7 @@ def fit_to_folder(
     try:
         fit = fit_panel(settings, panel, watcher=watcher, checkpoint=folder.checkpoint, resume=resume)
         write_files(folder.partial, fit)
-        folder.complete(
-            keep_checkpoint=fit.outcome.status == "interrupted" and fit.outcome.progress.epoch > 0
-        )
+        folder.complete(keep_checkpoint=fit.outcome.status == "interrupted")
     except BaseException:
         folder.discard()
         raise

@@ -94,8 +94,8 @@ class RunSettings(_Section):
 
     data: DataSettings
     forecast: ForecastSettings
-    model: ModelSettings = ModelSettings()
-    training: TrainingSettings = TrainingSettings()
+    model: ModelSettings = ModelSettings.model_validate({})
+    training: TrainingSettings = TrainingSettings.model_validate({})
 
 
 SECTIONS: dict[str, type[_Section]] = {
