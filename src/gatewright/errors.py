@@ -6,7 +6,9 @@ from __future__ import annotations
 class InputError(ValueError):
     """Bad input from the user: a table, a setting, a file, a folder.
 
-    Attributes:
+    Both parts are attributes of the same names.
+
+    Args:
         message: what was expected and what was received, one sentence.
         hint: what to do about it, one sentence; empty when the message already says so.
     """

@@ -41,6 +41,10 @@ def explained(path: Path, action: str) -> Iterator[None]:
 def write_bytes(path: Path, content: bytes) -> None:
     """Write a file so that it is either the old one or the new one, never half of it.
 
+    Args:
+        path: of the file; its folder exists.
+        content: of the file.
+
     Raises:
         InputError: the disk is full, or the folder cannot be written.
     """
@@ -92,6 +96,12 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], description: Mappin
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read what ``write_tensors`` wrote.
+
+    Args:
+        path: of the file.
+
+    Returns:
+        The tensors by name, and the description.
 
     Raises:
         InputError: the file is missing, damaged, or was not written by this library.

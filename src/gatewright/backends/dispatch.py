@@ -32,6 +32,12 @@ class Route:
 def check_choice(choice: str) -> str:
     """The choice itself, when there is such a backend.
 
+    Args:
+        choice: ``"auto"`` or the name of a backend.
+
+    Returns:
+        The choice.
+
     Raises:
         InputError: there is none of that name.
     """
@@ -42,6 +48,13 @@ def check_choice(choice: str) -> str:
 
 def route(call: Call, choice: str = "auto") -> Route:
     """The backend for a call.
+
+    Args:
+        call: what is to run.
+        choice: ``"auto"`` or the name of a backend.
+
+    Returns:
+        The backend, and why faster ones were passed over.
 
     Raises:
         InputError: the backend asked for by name cannot run this call.

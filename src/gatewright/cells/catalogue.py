@@ -17,6 +17,12 @@ CATALOGUE: dict[str, Cell] = {cell.name: cell for cell in (gru, gru_reset_before
 def find_cell(cell: str | Cell) -> Cell:
     """A cell itself, or the catalogued one of that name.
 
+    Args:
+        cell: a cell or a name.
+
+    Returns:
+        The cell.
+
     Raises:
         InputError: no such name, or something that is not a cell.
     """

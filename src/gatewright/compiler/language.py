@@ -149,13 +149,19 @@ def layer_norm(v: Any, gain: Any = 1.0, bias: Any = 0.0) -> Any:
 class Cell:
     """A recurrent cell: its equations as a function, and the graph traced from them.
 
-    Calling it calls the function, so a cell runs on tensors as it is written.
+    Calling it calls the function, so a cell runs on tensors as it is written. Made by ``cell``.
+
+    Args:
+        function: the equations of one time step.
+        source: where the equations come from.
+        rows: the order of the maps' rows in the weights, when it is not the order of first use.
+        output: the state that is the layer's output, when it is not the first.
+        torch_function: the function of torch that computes the same equations with the same rows, or empty.
 
     Attributes:
         name: the function's name.
-        source: where the equations come from.
+        arguments: the function's own, in order.
         graph: the traced graph.
-        torch_function: the function of torch that computes the same equations with the same rows, or empty.
     """
 
     def __init__(

@@ -89,6 +89,13 @@ class SequenceBatch:
 def read_sequence(given: SequenceInput, expected: Expectation) -> SequenceBatch:
     """Check an input and lay it out time-major.
 
+    Args:
+        given: what the layer was called with.
+        expected: what it expects.
+
+    Returns:
+        The input, time-major.
+
     Raises:
         InputError: a wrong type, number of dimensions, size, dtype or device.
     """
@@ -121,6 +128,14 @@ def read_states(
     given: Tensor | tuple[Tensor, ...] | None, sequence: SequenceBatch, expected: Expectation
 ) -> list[Tensor]:
     """Check an initial state, or make one of zeros: for each state ``[rows, B, ·]``.
+
+    Args:
+        given: the initial state the layer was called with, or None.
+        sequence: the input it goes with.
+        expected: what the layer expects.
+
+    Returns:
+        One tensor a state.
 
     Raises:
         InputError: a wrong number of states, shape, dtype or device.

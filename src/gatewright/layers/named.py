@@ -55,6 +55,9 @@ class GRU(Recurrent):
     def to_torch(self) -> nn.GRU:
         """The same layer as ``torch.nn.GRU``, sharing its parameters.
 
+        Returns:
+            A ``torch.nn.GRU``.
+
         Raises:
             InputError: ``reset="before"``, which torch.nn.GRU does not have.
         """

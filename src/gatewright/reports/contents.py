@@ -139,6 +139,9 @@ def format_score(column: str, value: float) -> str:
     Args:
         column: one of `SCORE_COLUMNS`.
         value: as in `ScoreRow`.
+
+    Returns:
+        The text.
     """
     if math.isnan(value):
         return "–"

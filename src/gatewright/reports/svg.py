@@ -77,6 +77,9 @@ def inline_svg(figure: Figure, name: str, description: str) -> str:
         figure: drawn with the colours of `COLOURS`.
         name: as given to `drawing`; letters, digits and hyphens.
         description: read aloud in place of the picture.
+
+    Returns:
+        The SVG as text.
     """
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None}, transparent=True)

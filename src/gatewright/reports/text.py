@@ -18,6 +18,9 @@ def score_table(rows: Sequence[ScoreRow], coverage_level: int) -> Table:
     Args:
         rows: one a model.
         coverage_level: level of the band whose coverage is scored, in percent.
+
+    Returns:
+        A table for the terminal.
     """
     table = Table(box=None, pad_edge=False)
     table.add_column("model", overflow="fold")
@@ -39,6 +42,9 @@ def facts_table(facts: Mapping[str, str]) -> Table:
 
     Args:
         facts: name -> value, in the order to show them.
+
+    Returns:
+        A table for the terminal.
     """
     table = Table(box=None, pad_edge=False, show_header=False)
     table.add_column("fact", style="dim", no_wrap=True)

@@ -66,6 +66,10 @@ def copy_weights(network: nn.Module) -> dict[str, Tensor]:
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     """Write a checkpoint whole.
 
+    Args:
+        path: of the file.
+        checkpoint: what to write.
+
     Raises:
         InputError: the disk is full, or the folder cannot be written.
     """
@@ -86,6 +90,13 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
 
 def load_checkpoint(path: Path, fingerprint: str) -> Checkpoint:
     """Read a checkpoint of the same settings and data.
+
+    Args:
+        path: of the file.
+        fingerprint: of the settings and data at hand.
+
+    Returns:
+        The checkpoint.
 
     Raises:
         InputError: the file is missing or damaged, of another version, or of other settings or data.

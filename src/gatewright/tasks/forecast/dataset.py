@@ -256,6 +256,11 @@ def _carried(values: np.ndarray) -> np.ndarray:
 def check_lengths(series: Sequence[Series], splits: Sequence[Split], horizon: int) -> None:
     """Refuse a horizon that leaves nothing to train on or to score.
 
+    Args:
+        series: of the panel.
+        splits: of each series.
+        horizon: ``N``.
+
     Raises:
         InputError: no series is long enough.
     """

@@ -72,6 +72,13 @@ def fingerprint(settings: RunSettings, panel: Panel) -> str:
 def resolve(settings: RunSettings, panel: Panel) -> tuple[RunSettings, tuple[Split, ...]]:
     """Settings with everything filled in that the data decide, and the split of each series.
 
+    Args:
+        settings: as given.
+        panel: the series.
+
+    Returns:
+        The settings, and the splits.
+
     Raises:
         InputError: no series is long enough for the horizon.
     """

@@ -129,6 +129,12 @@ class Forecaster:
     def load(cls, folder: str | Path) -> Forecaster:
         """A forecaster from a run folder; ``predict`` then needs a table.
 
+        Args:
+            folder: a run folder.
+
+        Returns:
+            The forecaster.
+
         Raises:
             InputError: there is no run, or it is damaged.
         """

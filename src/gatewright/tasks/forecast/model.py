@@ -50,6 +50,12 @@ class ForecastModel:
     def data(self, panel: Panel) -> ForecastData:
         """A panel as this model reads it; nothing is held out.
 
+        Args:
+            panel: series of the frequency that the model knows.
+
+        Returns:
+            The series as tensors.
+
         Raises:
             InputError: the panel's frequency is another one.
         """
@@ -94,6 +100,12 @@ class ForecastModel:
     @classmethod
     def load(cls, path: Path) -> ForecastModel:
         """Read a model file.
+
+        Args:
+            path: of a file that ``save`` has written.
+
+        Returns:
+            The model.
 
         Raises:
             InputError: the file is missing, damaged, or of another version.

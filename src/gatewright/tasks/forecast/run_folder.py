@@ -61,6 +61,9 @@ class RunFolder:
     def check(self, *, overwrite: bool) -> None:
         """Refuse to begin a run where something else is.
 
+        Args:
+            overwrite: whether a run that is there may be replaced.
+
         Raises:
             InputError: there is a run, an unfinished run, or something that is no run.
         """
@@ -80,6 +83,10 @@ class RunFolder:
     def begin(self, settings: RunSettings, *, overwrite: bool) -> None:
         """Make the folder of an unfinished run.
 
+        Args:
+            settings: of the run.
+            overwrite: whether a run that is there may be replaced.
+
         Raises:
             InputError: the folder cannot be made, or is in use.
         """
@@ -92,6 +99,9 @@ class RunFolder:
 
     def reopen(self) -> RunSettings:
         """Take up an unfinished run, and give its settings.
+
+        Returns:
+            The settings of the run.
 
         Raises:
             InputError: there is none, or it is finished.
@@ -128,6 +138,12 @@ class RunFolder:
 
 def load_panel(settings: RunSettings) -> Panel:
     """The series of the table that the settings name.
+
+    Args:
+        settings: of the run.
+
+    Returns:
+        The series.
 
     Raises:
         InputError: the table cannot be read, or its content does not fit.

@@ -109,6 +109,12 @@ SECTIONS: dict[str, type[_Section]] = {
 def section_of(key: str) -> str:
     """The section that a setting stands in.
 
+    Args:
+        key: name of a setting.
+
+    Returns:
+        Name of the section.
+
     Raises:
         InputError: there is no such setting.
     """
@@ -157,6 +163,12 @@ def make_settings(nested: dict[str, Any] | None = None, **flat: Any) -> RunSetti
 
 def read_settings(path: Path) -> dict[str, Any]:
     """The sections of a TOML file, not yet checked.
+
+    Args:
+        path: of the file.
+
+    Returns:
+        Section -> setting -> value.
 
     Raises:
         InputError: the file is missing or is no TOML.

@@ -1,0 +1,37 @@
+# make demo: install and run the main job.  make test: install and run the tests.  make check: all linters.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+INPUTS := pyproject.toml constraints.txt
+
+# one thread a test process: two OpenMP pools on two cores get in each other's way
+TEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2
+
+.PHONY: demo test check bench clean
+
+demo: $(VENV)/app
+	$(BIN)/gatewright demo --out runs/demo --overwrite
+
+test: $(VENV)/test
+	$(TEST)
+
+check: $(VENV)/dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+	$(BIN)/pydoclint --quiet src
+	$(BIN)/pyright
+
+bench: $(VENV)/test
+	$(BIN)/python benchmarks/parity.py
+
+$(VENV)/app $(VENV)/test $(VENV)/dev: $(VENV)/%: $(INPUTS) | $(BIN)/python
+	$(PIP) -e ".[$*]"
+	touch $@
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+clean:
+	rm -rf $(VENV) build dist src/*.egg-info
