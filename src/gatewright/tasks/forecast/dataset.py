@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -13,6 +14,8 @@ from gatewright.data.calendar import calendar_features, calendar_names
 from gatewright.data.scaling import Method, Scaler, fit_scaler
 from gatewright.data.tables import Panel, Series
 from gatewright.errors import InputError
+
+Part = Literal["validation", "test", "future"]
 
 _SEASONS_AVERAGED = 4
 
@@ -92,7 +95,7 @@ def choose_features(panel: Panel, splits: Sequence[Split], horizon: int, context
         panel: the series.
         splits: of each series.
         horizon: ``N``.
-        context: ``W``, or None to take the longest season or two horizons, within what there is.
+        context: ``W``, or None to take two horizons or two short seasons, within what there is.
 
     Returns:
         The features.
@@ -100,7 +103,7 @@ def choose_features(panel: Panel, splits: Sequence[Split], horizon: int, context
     trained = max(split.training_end for split in splits)
     seasons = tuple(season for season in panel.frequency.seasons if season < trained)
     if context is None:
-        wanted = max(2 * horizon, max(seasons, default=0), 16)
+        wanted = max(2 * horizon, 2 * min(seasons, default=0), 16)
         context = max(1, min(wanted, 512, trained - 1))
     years = 0.0
     if panel.frequency.unit != "count":
@@ -222,12 +225,15 @@ class ForecastData:
         rows = self.first_row[series].unsqueeze(-1) + step.clamp(min=0)
         return torch.where(step >= 0, self._last[rows], torch.nan)
 
-    def origins(self, part: str, stride: int = 1) -> tuple[Tensor, Tensor, Tensor]:
+    def origins(
+        self, part: Part, stride: int = 1, at_most: int | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Series, last known step and limit of every forecast of a part.
 
         Args:
             part: ``"validation"`` or ``"test"``: full horizons inside that part; ``"future"``: from the end.
             stride: steps between two origins.
+            at_most: keep so many, evenly spread over all.
 
         Returns:
             Three ``[B]`` tensors for ``windows``.
@@ -237,14 +243,15 @@ class ForecastData:
             if part == "future":
                 found.append((index, len(series.values) - 1, len(series.values)))
                 continue
-            begin, end = (
-                (split.training_end, split.validation_end)
-                if part == "validation"
-                else (split.validation_end, split.end)
-            )
-            found += [(index, o, end) for o in range(begin - 1, end - self.features.horizon, stride)]
-        columns = torch.tensor(found, dtype=torch.int64).reshape(-1, 3).unbind(1)
-        return columns[0], columns[1], columns[2]
+            begin, end = (split.validation_end, split.end)
+            if part == "validation":
+                begin, end = split.training_end, split.validation_end
+            # from the end, so that the newest data are always among them
+            origins = range(end - 1 - self.features.horizon, begin - 2, -stride)
+            found += [(index, origin, end) for origin in reversed(origins)]
+        every = 1 if at_most is None else max(1, -(-len(found) // at_most))
+        series, last, limit = torch.tensor(found[::every], dtype=torch.int64).reshape(-1, 3).unbind(1)
+        return series, last, limit
 
 
 def _carried(values: np.ndarray) -> np.ndarray:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,7 @@ from torch import Tensor
 from gatewright.data.tables import Panel
 from gatewright.diagnosis.gradient_memory import gradient_by_lag
 from gatewright.tasks.forecast.baselines import choose_baselines
+from gatewright.tasks.forecast.calibration import band_factors
 from gatewright.tasks.forecast.dataset import (
     ForecastData,
     Split,
@@ -30,6 +31,7 @@ from gatewright.tasks.forecast.scores import Scores, score
 from gatewright.tasks.forecast.settings import RunSettings, settings_text
 from gatewright.training.loop import LoopOptions, Outcome, Watcher, train
 
+_CALIBRATION_WINDOWS = 2048
 _GRADIENT_WINDOWS = 32
 
 
@@ -150,7 +152,10 @@ def fit_panel(
         fingerprint=fingerprint(settings, panel),
     )
     scalers = {series.id: scaler for series, scaler in zip(panel.series, data.scalers, strict=True)}
-    model = ForecastModel(settings, network, features, panel.frequency, scalers)
+    model = ForecastModel(
+        settings, network, features, panel.frequency, scalers, (1.0,) * len(forecast.quantiles)
+    )
+    model = calibrated(model, data)
     scores, backtest = backtest_model(model, data)
     return Fit(
         model=model,
@@ -162,6 +167,17 @@ def fit_panel(
         forecast=forecast_beyond(model, data),
         gradient_norms=_gradient_norms(model, data),
     )
+
+
+def calibrated(model: ForecastModel, data: ForecastData) -> ForecastModel:
+    """The model with bands that cover their share of the validation part."""
+    series, last, limit = data.origins("validation", at_most=_CALIBRATION_WINDOWS)
+    quantiles = model.settings.forecast.quantiles
+    scales = np.array([data.scalers[i].scale for i in series.tolist()])[:, None]
+    locations = np.array([data.scalers[i].location for i in series.tolist()])[:, None]
+    truth = data.windows(series, last, limit).target[0].double().numpy() * scales + locations
+    factors = band_factors(model.quantiles(data, series, last), truth, quantiles)
+    return replace(model, band_factors=factors)
 
 
 def backtest_model(model: ForecastModel, data: ForecastData) -> tuple[Scores, pl.DataFrame]:
@@ -194,11 +210,9 @@ def forecast_beyond(model: ForecastModel, data: ForecastData) -> pl.DataFrame:
 
 def _gradient_norms(model: ForecastModel, data: ForecastData) -> dict[str, np.ndarray]:
     """How the loss of some validation windows depends on the states before it."""
-    columns = data.origins("validation")
-    chosen = torch.linspace(0, len(columns[0]) - 1, min(_GRADIENT_WINDOWS, len(columns[0]))).long()
-    series, last, limit = (column[chosen] for column in columns)
+    series, last, limit = data.origins("validation", at_most=_GRADIENT_WINDOWS)
     windows = data.windows(series, last, limit)
-    network, count = model.network, len(chosen)
+    network, count = model.network, len(series)
 
     def loss(states: Tensor) -> Tensor:
         forecast = network.decode(states.unsqueeze(0), windows.known, windows.anchors)

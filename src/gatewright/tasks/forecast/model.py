@@ -16,6 +16,7 @@ from gatewright.data.scaling import Scaler, fit_scaler
 from gatewright.data.tables import Panel
 from gatewright.errors import InputError
 from gatewright.files import read_tensors, write_tensors
+from gatewright.tasks.forecast.calibration import with_factors
 from gatewright.tasks.forecast.dataset import Features, ForecastData, Split
 from gatewright.tasks.forecast.network import ForecastNetwork, Shape
 from gatewright.tasks.forecast.settings import RunSettings, make_settings
@@ -34,6 +35,7 @@ class ForecastModel:
         features: what the network reads.
         frequency: of the series.
         scalers: by id; an unknown series is scaled by its own values.
+        band_factors: for each quantile, on its distance from the median.
     """
 
     settings: RunSettings
@@ -41,6 +43,7 @@ class ForecastModel:
     features: Features
     frequency: Frequency
     scalers: Mapping[str, Scaler]
+    band_factors: tuple[float, ...]
 
     @property
     def name(self) -> str:
@@ -80,7 +83,8 @@ class ForecastModel:
                 scaled = self.network(windows.x, windows.origins, windows.known, windows.anchors)[0]
                 # Chernozhukov et al. 2010: sorting crossed quantiles never makes them worse
                 parts.append(scaled.double().sort(-1).values.numpy())
-        values = np.concatenate(parts)
+        levels = self.settings.forecast.quantiles
+        values = with_factors(np.concatenate(parts), levels, self.band_factors)
         scale = np.array([data.scalers[i].scale for i in series.tolist()])[:, None, None]
         location = np.array([data.scalers[i].location for i in series.tolist()])[:, None, None]
         return values * scale + location
@@ -93,6 +97,7 @@ class ForecastModel:
             "shape": self.network.shape.to_json(),
             "features": asdict(self.features),
             "frequency": self.frequency.to_text(),
+            "band_factors": list(self.band_factors),
             "scalers": {name: [scaler.location, scaler.scale] for name, scaler in self.scalers.items()},
         }
         write_tensors(path, self.network.state_dict(), description)
@@ -134,6 +139,7 @@ class ForecastModel:
             features=Features(**features),
             frequency=Frequency.from_text(description["frequency"]),
             scalers={name: Scaler(*values) for name, values in description["scalers"].items()},
+            band_factors=tuple(description["band_factors"]),
         )
 
     def with_table(self, table: str | None) -> ForecastModel:

@@ -30,9 +30,7 @@ class ForecastObjective:
         self._counts = (ends - 1 - first).clamp(min=0)
         span = max(1, data.features.context // 2)
         self._back = tuple(range(0, span, -(-span // _ORIGINS_PER_WINDOW)))
-        validation = data.origins("validation")
-        every = -(-len(validation[0]) // _VALIDATION_WINDOWS) or 1
-        self._validation = tuple(column[::every] for column in validation)
+        self._validation = data.origins("validation", at_most=_VALIDATION_WINDOWS)
 
     def training_loss(self, epoch: int, step: int) -> Tensor:
         """Loss of a batch of windows drawn evenly from all that there are."""

@@ -84,7 +84,7 @@ class TrainingSettings(_Section):
     max_epochs: int = Field(40, ge=1, description="epochs at most")
     steps_per_epoch: int = Field(50, ge=1, description="gradient steps between two validations")
     batch_size: int = Field(32, ge=1, description="windows in a gradient step")
-    learning_rate: float = Field(2e-3, gt=0, description="of Adam")
+    learning_rate: float = Field(3e-3, gt=0, description="of Adam")
     gradient_clip: float = Field(1.0, gt=0, description="largest norm of the gradient")
     patience: int = Field(8, ge=1, description="epochs without improvement before training stops")
 
