@@ -444,15 +444,6 @@ def test_a_cell_with_a_projection_that_torch_does_not_have_runs_step_by_step():
     np.testing.assert_allclose(final[0].detach().numpy(), h, rtol=0, atol=1e-12, equal_nan=False)
 
 
-@ALL_KINDS
-def test_torch_compile_leaves_the_results_alone(kind):
-    layer, _ = make_pair(Options(kind), torch.float64, Sizes())
-    layer.backend = "eager"
-    x = torch.randn(3, 2, 3, dtype=torch.float64)
-    compiled = torch.compile(layer, backend="eager")
-    assert close(compiled(x)[0], layer(x)[0])
-
-
 # a cell of one's own in stacked, bidirectional layers
 
 

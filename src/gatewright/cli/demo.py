@@ -20,7 +20,7 @@ def demo(
         bool, typer.Option("--overwrite", help="replace a run that is in the folder")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="print one JSON document and nothing else")] = False,
-) -> int:
+) -> None:
     """Forecast a day of hourly bike rentals with a GRU, in about a minute.
 
     Trains on bundled data (Washington, D.C., 2011) and leaves a run folder with a report to open in a
@@ -29,4 +29,4 @@ def demo(
     settings = make_settings(
         table=str(bundled_path("bike_rentals")), target="rentals", time="time", horizon=24, seed=seed
     )
-    return fit_and_report(RunFolder(out), settings, overwrite=overwrite, as_json=as_json)
+    fit_and_report(RunFolder(out), settings, overwrite=overwrite, as_json=as_json)

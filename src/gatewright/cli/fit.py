@@ -18,7 +18,7 @@ from gatewright.tasks.forecast.page import verdict
 from gatewright.tasks.forecast.run_folder import RunFolder, fit_to_folder, load_panel, summary
 from gatewright.tasks.forecast.settings import SECTIONS, make_settings, read_settings, section_of
 
-_INTERRUPTED = 130
+EXIT_INTERRUPTED = 130
 
 
 def _setting(name: str, **options: Any) -> Any:
@@ -87,7 +87,7 @@ def fit(
     resume: Annotated[bool, typer.Option("--resume", help="go on with the unfinished run in --out")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="print one JSON document and nothing else")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="print nothing")] = False,
-) -> int:
+) -> None:
     """Train a recurrent network on a table and forecast it.
 
     The table is in long format: a row a time step, with --id also a row a series. The run folder holds the
@@ -104,15 +104,16 @@ def fit(
         "learning_rate": learning_rate, "gradient_clip": gradient_clip, "patience": patience,
     }  # fmt: skip
     if resume:
-        return _resume(given, config, out, as_json=as_json, quiet=quiet)
+        _resume(given, config, out, as_json=as_json, quiet=quiet)
+        return
     settings = make_settings(read_settings(config) if config else None, **given)
     folder = RunFolder(out or _default_folder(settings.data.table, settings.data.target))
-    return fit_and_report(folder, settings, overwrite=overwrite, as_json=as_json, quiet=quiet)
+    fit_and_report(folder, settings, overwrite=overwrite, as_json=as_json, quiet=quiet)
 
 
 def _resume(
     given: dict[str, Any], config: Path | None, out: Path | None, *, as_json: bool, quiet: bool
-) -> int:
+) -> None:
     """Go on with the run in a folder; its own settings hold."""
     if out is None:
         raise InputError("--resume needs the run folder", "give it with --out")
@@ -122,7 +123,7 @@ def _resume(
         hint = "leave out everything but --out; to change settings begin a new run"
         raise InputError(f"--resume goes on with the run's own settings, received {name} too", hint)
     folder = RunFolder(out)
-    return fit_and_report(folder, folder.reopen(), resume=True, as_json=as_json, quiet=quiet)
+    fit_and_report(folder, folder.reopen(), resume=True, as_json=as_json, quiet=quiet)
 
 
 def _default_folder(table: str | None, target: str) -> Path:
@@ -139,7 +140,7 @@ def fit_and_report(
     resume: bool = False,
     as_json: bool = False,
     quiet: bool = False,
-) -> int:
+) -> None:
     """Fit into a run folder and say how it went.
 
     Args:
@@ -150,8 +151,8 @@ def fit_and_report(
         as_json: print one JSON document and nothing else.
         quiet: print nothing.
 
-    Returns:
-        The exit code.
+    Raises:
+        Exit: with code 130, when training was interrupted; the run is written all the same.
     """
     console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
     if not resume:
@@ -167,10 +168,10 @@ def fit_and_report(
         print(summary(fitted, folder.path))  # noqa: T201 - the document that was asked for
     elif not quiet:
         _print(fitted, folder)
-    interrupted = fitted.outcome.status == "interrupted"
-    if interrupted and not quiet:
-        console.print(f"interrupted; go on with: gatewright fit --resume --out {folder.path}")
-    return _INTERRUPTED if interrupted else 0
+    if fitted.outcome.status == "interrupted":
+        if not quiet:
+            console.print(f"interrupted; go on with: gatewright fit --resume --out {folder.path}")
+        raise typer.Exit(EXIT_INTERRUPTED)
 
 
 def _print(fitted: Fit, folder: RunFolder) -> None:

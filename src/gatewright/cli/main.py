@@ -5,10 +5,8 @@ Exit codes: 0 done; 2 bad input, with a message on standard error; 130 interrupt
 
 from __future__ import annotations
 
-import os
 import sys
 
-import click
 import typer
 from rich.console import Console
 
@@ -16,7 +14,6 @@ from gatewright.cli import demo, fit, predict
 from gatewright.errors import InputError
 
 EXIT_BAD_INPUT = 2
-EXIT_INTERRUPTED = 130
 
 app = typer.Typer(
     name="gatewright",
@@ -45,22 +42,15 @@ def main(arguments: list[str]) -> int:
     Returns:
         The exit code.
     """
-    errors = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
     try:
-        code = app(arguments, prog_name="gatewright", standalone_mode=False)
+        # ends with SystemExit, also where typer itself reports a wrong option or an interrupt
+        app(arguments, prog_name="gatewright")
     except InputError as error:
+        errors = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
         errors.print(f"error: {error.message}")
         if error.hint:
             errors.print(f"hint: {error.hint}")
         return EXIT_BAD_INPUT
-    except click.ClickException as error:
-        error.show()
-        return EXIT_BAD_INPUT
-    except (KeyboardInterrupt, click.Abort):
-        errors.print("interrupted")
-        return EXIT_INTERRUPTED
-    except BrokenPipeError:
-        # whoever read the output has gone: nothing is wrong, and nothing more can be said
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    return code if isinstance(code, int) else 0
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else 0
+    return 0

@@ -35,7 +35,7 @@ def predict(
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="replace the file if it is there")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="print one JSON document and nothing else")] = False,
-) -> int:
+) -> None:
     """Forecast the steps after the end of a table with a fitted model.
 
     Another table needs the same columns and the same time step; series that the model has not seen are
@@ -64,7 +64,6 @@ def predict(
         print(to_json({"run": str(run), "out": str(out) if out else None, "forecast": rows}))  # noqa: T201 - the document
     elif out is None:
         sys.stdout.write(csv_text(frame))
-    return 0
 
 
 def _check_out(out: Path | None, *, overwrite: bool) -> None:
