@@ -110,6 +110,10 @@ USES = tuple(Use(*use) for use in itertools.product(FORMS, (True, False), ("auto
 """Every way to call each of them."""
 
 
+LARGER = Sizes(T=31, B=7, I=13, H=29)
+"""Other sizes, at which two layers of both directions are compared as well."""
+
+
 def relative_error(actual: Tensor, expected: Tensor) -> float:
     """The error of a tensor, as the module's text defines it."""
     if actual.shape != expected.shape or actual.dtype != expected.dtype:
@@ -216,10 +220,12 @@ def main() -> None:
             errors = Errors()
             for options, use in itertools.product(rows, USES):
                 errors |= compare(options, use, dtype)
+            for use in USES:
+                errors |= compare(Options(kind, 2, bidirectional=True), use, dtype, LARGER)
             figures = f"{errors.outputs:10.1e}{errors.states:10.1e}{errors.gradients:11.1e}"
             verdict = "" if errors.worst <= tolerance else f"  above {tolerance:g}"
             name = str(dtype).removeprefix("torch.")
-            print(f"{kind:16}{len(rows):8}{len(rows) * len(USES):7}  {name:9}{figures}{verdict}")
+            print(f"{kind:16}{len(rows):8}{(len(rows) + 1) * len(USES):7}  {name:9}{figures}{verdict}")
 
 
 if __name__ == "__main__":

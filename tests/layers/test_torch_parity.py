@@ -8,6 +8,7 @@ import pytest
 import torch
 from benchmarks.parity import (
     KINDS,
+    LARGER,
     OPTIONS,
     TOLERANCES,
     USES,
@@ -52,7 +53,7 @@ def test_the_matrix_is_the_whole_of_torchs_options():
 def test_larger_odd_sizes(kind, form, dtype):
     for backend in ("auto", "eager"):
         options = Options(kind, num_layers=2, bidirectional=True)
-        errors = compare(options, Use(form, True, backend), dtype, Sizes(T=31, B=7, I=13, H=29), seed=3)
+        errors = compare(options, Use(form, True, backend), dtype, LARGER, seed=3)
         assert errors.worst <= TOLERANCES[dtype]
 
 
