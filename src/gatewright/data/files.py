@@ -158,8 +158,8 @@ def _from_rows(text: str, separator: str, names: list[str]) -> pl.DataFrame:
     """Build the frame from rows that the scan has accepted."""
     rows = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
     next(rows)
-    columns = zip(*(row or [""] for row in rows if row or len(names) == 1), strict=True)
-    fields = [[field or None for field in column] for column in columns]
+    kept = [row or [""] for row in rows if row or len(names) == 1]
+    fields = [[row[place] or None for row in kept] for place in range(len(names))]
     return pl.DataFrame(dict(zip(names, fields, strict=True)), schema=dict.fromkeys(names, pl.String))
 
 

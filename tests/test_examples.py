@@ -1,0 +1,55 @@
+"""The examples do what they say."""
+
+import runpy
+from pathlib import Path
+
+import pytest
+import torch
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+
+
+@pytest.fixture
+def example():
+    return lambda name: runpy.run_path(str(EXAMPLES / f"{name}.py"))
+
+
+def test_custom_cell_learns_and_its_mistake_is_explained(example, capsys):
+    before, after = example("custom_cell")["main"]()
+    assert after < before / 2
+    printed = capsys.readouterr().out
+    assert "h' = (1 - t1) * h + t1 * tanh(x.n + U.n(t1 * h))" in printed
+    assert "where(condition, a, b)" in printed
+
+
+def test_windows_of_the_comparison_are_split_in_time_and_aligned(example):
+    module = example("gru_vs_lstm")
+    task = module["make_task"](2000)
+    windows, targets = task.training
+    assert torch.isfinite(windows).all()
+    # where two neighbouring windows exist, the target of one is the last value of the next
+    follows = (windows[1:, :-1] == windows[:-1, 1:]).all(-1)
+    assert follows.sum() > 1000
+    assert torch.equal(windows[1:, -1][follows], targets[:-1][follows])
+    # scaled by the training part alone
+    assert abs(targets.mean()) < 0.1
+
+
+def test_comparison_counts_parameters_and_beats_the_last_value(example, capsys):
+    module = example("gru_vs_lstm")
+    rows = {row.cell: row for row in module["main"](["--epochs", "2", "--seeds", "1", "--hours", "3000"])}
+    h = module["HIDDEN"]
+    for cell, maps in {"gru": 3, "gru_reset_before": 3, "lstm": 4, "rnn_tanh": 1}.items():
+        assert rows[cell].gates == maps
+        assert rows[cell].parameters == maps * (h + h * h + 2 * h)
+    naive = module["naive_errors"](module["make_task"](3000))
+    assert rows["gru"].errors[0] < naive["last value"]
+    assert "lstm" in capsys.readouterr().out
+
+
+def test_sequence_prediction_windows_and_training(example):
+    module = example("sequence_prediction")
+    windows, targets = module["make_windows"](torch.arange(10.0), 4)
+    assert windows[0].tolist() == [0, 1, 2, 3]
+    assert targets[0] == 4
+    assert targets[-1] == 9
