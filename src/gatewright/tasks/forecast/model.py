@@ -60,7 +60,7 @@ class ForecastModel:
             The series as tensors.
 
         Raises:
-            InputError: the panel's frequency is another one.
+            InputError: the panel's frequency is another one, or most of its steps have no value.
         """
         if panel.frequency != self.frequency:
             hint = "give data of the same time step, or fit a model to these"
@@ -68,6 +68,12 @@ class ForecastModel:
             raise InputError(
                 f"the model knows series with a step of {self.frequency.label}, {received}", hint
             )
+        apart = [np.diff(np.flatnonzero(np.isfinite(s.values))) for s in panel.series]
+        usual = float(np.median(np.concatenate(apart))) if any(len(steps) for steps in apart) else 1.0
+        if usual > 1:
+            hint = "give data of the same time step, or fit a model to these"
+            message = f"the model knows series with a step of {self.frequency.label}"
+            raise InputError(f"{message}; most values here are {usual:g} such steps apart", hint)
         splits = [Split(len(s.values), len(s.values), len(s.values)) for s in panel.series]
         method = self.settings.forecast.scaling
         scalers = [self.scalers.get(s.id) or fit_scaler(s.values, method) for s in panel.series]

@@ -95,7 +95,11 @@ class RunFolder:
             if overwrite and self.partial.exists():
                 shutil.rmtree(self.partial)
             self.partial.mkdir(parents=True)
-        write_text(self.partial / CONFIG, settings_text(settings))
+        try:
+            write_text(self.partial / CONFIG, settings_text(settings))
+        except BaseException:
+            self.discard()
+            raise
 
     def reopen(self) -> RunSettings:
         """Take up an unfinished run, and give its settings.
