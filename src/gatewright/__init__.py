@@ -1,5 +1,9 @@
 """Gatewright: write the gates, get the network."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from gatewright.cells.catalogue import CATALOGUE as CATALOGUE
 from gatewright.compiler.graph import Graph as Graph
 from gatewright.compiler.language import Cell as Cell
@@ -29,3 +33,18 @@ from gatewright.layers.named import RNN as RNN
 from gatewright.layers.recurrent import Recurrent as Recurrent
 
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from gatewright.tasks.forecast.forecaster import Forecaster as Forecaster
+
+
+def __getattr__(name: str) -> object:
+    """The forecaster, loaded when it is asked for: it needs the extra ``app``, the layers do not."""
+    if name != "Forecaster":
+        raise AttributeError(f"module 'gatewright' has no attribute {name!r}")
+    try:
+        from gatewright.tasks.forecast.forecaster import Forecaster
+    except ModuleNotFoundError as error:
+        hint = "install it with: pip install 'gatewright[app]'"
+        raise InputError(f"the forecaster needs {error.name}, which is not installed", hint) from error
+    return Forecaster
