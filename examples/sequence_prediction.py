@@ -64,7 +64,7 @@ def train(model: nn.Module, training: Tensor, validation: Tensor, epochs: int) -
     Args:
         model: maps windows to the next values.
         training: ``[T]``, scaled.
-        validation: ``[WINDOW + V]``, scaled: the V values after the training part, and the window before them.
+        validation: ``[WINDOW + V]``, scaled: the V values after the training part, and the window before.
         epochs: passes over the training windows.
 
     Returns:

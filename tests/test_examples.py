@@ -46,9 +46,27 @@ def test_comparison_counts_parameters_and_beats_the_last_value(example, capsys):
     assert "lstm" in capsys.readouterr().out
 
 
-def test_sequence_prediction_windows_and_training(example):
-    module = example("sequence_prediction")
-    windows, targets = module["make_windows"](torch.arange(10.0), 4)
+def test_sequence_prediction_windows_are_aligned(example):
+    windows, targets = example("sequence_prediction")["make_windows"](torch.arange(10.0), 4)
+    assert torch.equal(targets, windows + 1)
     assert windows[0].tolist() == [0, 1, 2, 3]
-    assert targets[0] == 4
-    assert targets[-1] == 9
+    assert targets[-1, -1] == 9
+
+
+def test_sequence_prediction_feeds_its_own_predictions_back(example):
+    class AddOne(torch.nn.Module):
+        def forward(self, windows):
+            assert windows.shape == (1, 4)
+            return windows + 1
+
+    continued = example("sequence_prediction")["continue_series"](AddOne(), torch.arange(4.0), 6)
+    assert continued.tolist() == [4, 5, 6, 7, 8, 9]
+
+
+def test_sequence_prediction_learns_and_beats_the_baselines(example, tmp_path):
+    figure = tmp_path / "continuation.png"
+    history, errors = example("sequence_prediction")["main"](["--epochs", "11", "--plot", str(figure)])
+    assert history[-1]["training"] < history[0]["training"] / 5
+    assert errors["GRU"] < errors["seasonal naive"] / 2
+    assert errors["GRU"] < errors["last value"] / 2
+    assert figure.read_bytes().startswith(b"\x89PNG")
