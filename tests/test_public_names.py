@@ -18,7 +18,7 @@ NAMES = {
 }  # fmt: skip
 
 PARTS = {
-    "backends", "cells", "cli", "compiler", "data", "diagnosis", "errors", "interop", "layers", "reports",
+    "backends", "cells", "cli", "compiler", "data", "diagnosis", "errors", "files", "interop", "layers", "reports",
     "tasks", "training",
 }  # fmt: skip
 
@@ -27,6 +27,8 @@ def test_the_package_has_these_names_and_no_others():
     public = {name for name in dir(gatewright) if not name.startswith("_")}
     # a part of the package is there once something has imported it
     assert public - PARTS == NAMES
+    # loaded when it is asked for, as it needs more than the layers do
+    assert gatewright.Forecaster.__name__ == "Forecaster"
 
 
 def test_the_version_is_the_installed_one():

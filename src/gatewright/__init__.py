@@ -1,8 +1,6 @@
 """Gatewright: write the gates, get the network."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
+import typing as _typing
 
 from gatewright.cells.catalogue import CATALOGUE as CATALOGUE
 from gatewright.compiler.graph import Graph as Graph
@@ -34,7 +32,7 @@ from gatewright.layers.recurrent import Recurrent as Recurrent
 
 __version__ = "0.1.0"
 
-if TYPE_CHECKING:
+if _typing.TYPE_CHECKING:
     from gatewright.tasks.forecast.forecaster import Forecaster as Forecaster
 
 

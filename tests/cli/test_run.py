@@ -83,7 +83,7 @@ def test_a_broken_run_ends_as_an_unbroken_one(kind, data, tmp_path):
     process = start([*arguments, "--out", str(broken)])
     wait_for_epoch(tmp_path / "broken.partial" / "checkpoint.safetensors")
     process.send_signal(signal.SIGINT if kind == "interrupted" else signal.SIGKILL)
-    out, errors = process.communicate(timeout=120)
+    _, errors = process.communicate(timeout=120)
     if kind == "interrupted":
         assert process.returncode == 130, errors
         assert "--resume" in errors

@@ -11,7 +11,7 @@ OPTIONS = LoopOptions(max_epochs=6, steps_per_epoch=4, learning_rate=0.05, gradi
 
 
 class Regression:
-    """A small network with dropout; the batch follows from epoch and step, the dropout from torch's generator."""
+    """A network with dropout; the batch follows from epoch and step, the dropout from torch's generator."""
 
     def __init__(self, seed=0, break_at=None):
         torch.manual_seed(seed)
@@ -67,8 +67,10 @@ def test_a_broken_run_ends_with_the_same_bits(stops, tmp_path):
 
 def test_the_best_weights_are_kept():
     class Worsening(Regression):
-        losses = iter([3.0, 1.0, 2.0, 2.0, 2.0])
-        seen: list[torch.Tensor] = []
+        def __init__(self):
+            super().__init__()
+            self.losses = iter([3.0, 1.0, 2.0, 2.0, 2.0])
+            self.seen = []
 
         def validation_loss(self):
             self.seen.append(weights(self).clone())
@@ -80,7 +82,6 @@ def test_the_best_weights_are_kept():
     assert (outcome.status, outcome.progress.epoch, outcome.progress.best_epoch) == ("stopped early", 5, 2)
     assert torch.equal(weights(objective), objective.seen[1])
     assert not torch.equal(objective.seen[4], objective.seen[1])
-    assert outcome.progress.history[-1]["learning_rate"] == 0.1
 
 
 def test_learning_rate_is_halved_when_nothing_improves():
