@@ -18,8 +18,8 @@ NAMES = {
 }  # fmt: skip
 
 PARTS = {
-    "backends", "cells", "cli", "compiler", "data", "diagnosis", "errors", "files", "interop", "layers", "reports",
-    "tasks", "training",
+    "backends", "cells", "cli", "compiler", "data", "diagnosis", "errors", "files", "interop", "layers",
+    "reports", "tasks", "training",
 }  # fmt: skip
 
 
