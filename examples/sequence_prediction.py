@@ -72,7 +72,7 @@ def train(model: nn.Module, training: Tensor, validation: Tensor, epochs: int) -
     """
     windows, targets = make_windows(training, WINDOW)
     validation_windows, validation_targets = make_windows(validation, WINDOW)
-    optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs)
     best, best_weights, history = math.inf, copy.deepcopy(model.state_dict()), []
     for epoch in range(1, epochs + 1):

@@ -65,8 +65,8 @@ def test_sequence_prediction_feeds_its_own_predictions_back(example):
 
 def test_sequence_prediction_learns_and_beats_the_baselines(example, tmp_path):
     figure = tmp_path / "continuation.png"
-    history, errors = example("sequence_prediction")["main"](["--epochs", "11", "--plot", str(figure)])
+    history, errors = example("sequence_prediction")["main"](["--epochs", "10", "--plot", str(figure)])
     assert history[-1]["training"] < history[0]["training"] / 5
-    assert errors["GRU"] < errors["seasonal naive"]
+    assert errors["GRU"] < errors["seasonal naive"] / 2
     assert errors["GRU"] < errors["last value"] / 2
     assert figure.read_bytes().startswith(b"\x89PNG")

@@ -41,7 +41,9 @@ def _numbers(name: str, text: str | None) -> tuple[int, ...] | None:
         return tuple(int(part) for part in text.split(","))
     except ValueError as error:
         flag = "--" + name.replace("_", "-")
-        raise InputError(f"{flag}: expected whole numbers with commas between, received {text!r}") from error
+        raise InputError(
+            f"{flag}: expected whole numbers with commas between, received {text!r}", f"write {flag} 64,32"
+        ) from error
 
 
 def fit(
@@ -72,6 +74,7 @@ def fit(
     learning_rate: Annotated[float | None, _setting("learning_rate")] = None,
     gradient_clip: Annotated[float | None, _setting("gradient_clip")] = None,
     patience: Annotated[int | None, _setting("patience")] = None,
+    threads: Annotated[int | None, _setting("threads")] = None,
     config: Annotated[
         Path | None, typer.Option("--config", help="TOML file with settings; options win over it")
     ] = None,
@@ -102,6 +105,7 @@ def fit(
         "hidden_sizes": _numbers("hidden_sizes", hidden_sizes), "dropout": dropout, "seed": seed,
         "max_epochs": max_epochs, "steps_per_epoch": steps_per_epoch, "batch_size": batch_size,
         "learning_rate": learning_rate, "gradient_clip": gradient_clip, "patience": patience,
+        "threads": threads,
     }  # fmt: skip
     if resume:
         _resume(given, config, out, as_json=as_json, quiet=quiet)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -33,6 +34,7 @@ from gatewright.training.loop import LoopOptions, Outcome, Watcher, train
 
 _CALIBRATION_WINDOWS = 2048
 _GRADIENT_WINDOWS = 32
+_SMALL = 128
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,25 @@ def resolve(settings: RunSettings, panel: Panel) -> tuple[RunSettings, tuple[Spl
     features = choose_features(panel, splits, forecast.horizon, forecast.context)
     data = settings.data.model_copy(update={"frequency": panel.frequency.to_text()})
     forecast = forecast.model_copy(update={"context": features.context})
-    return settings.model_copy(update={"data": data, "forecast": forecast}), splits
+    threads = settings.training.threads or _threads(settings.model.hidden_sizes)
+    training = settings.training.model_copy(update={"threads": threads})
+    return settings.model_copy(update={"data": data, "forecast": forecast, "training": training}), splits
+
+
+def _threads(hidden_sizes: Sequence[int]) -> int:
+    """One thread for small products, where several wait for each other longer than they compute."""
+    return 1 if max(hidden_sizes) <= _SMALL else torch.get_num_threads()
+
+
+@contextmanager
+def _thread_count(threads: int) -> Iterator[None]:
+    """So many threads inside, as many as before outside."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def fit_panel(
@@ -120,6 +140,20 @@ def fit_panel(
         InputError: the data do not allow the horizon, training diverged, or the checkpoint does not fit.
     """
     settings, splits = resolve(settings, panel)
+    assert settings.training.threads is not None
+    with _thread_count(settings.training.threads):
+        return _fit(settings, splits, panel, watcher, checkpoint, resume)
+
+
+def _fit(
+    settings: RunSettings,
+    splits: tuple[Split, ...],
+    panel: Panel,
+    watcher: Watcher | None,
+    checkpoint: Path | None,
+    resume: bool,
+) -> Fit:
+    """``fit_panel`` with resolved settings."""
     forecast, training = settings.forecast, settings.training
     features = choose_features(panel, splits, forecast.horizon, forecast.context)
     data = ForecastData(panel, splits, features, forecast.scaling)

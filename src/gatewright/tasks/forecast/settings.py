@@ -84,8 +84,9 @@ class TrainingSettings(_Section):
     max_epochs: int = Field(40, ge=1, description="epochs at most")
     steps_per_epoch: int = Field(50, ge=1, description="gradient steps between two validations")
     batch_size: int = Field(32, ge=1, description="windows in a gradient step")
-    learning_rate: float = Field(3e-3, gt=0, description="of Adam")
+    learning_rate: float = Field(3e-3, gt=0, description="step size of Adam")
     gradient_clip: float = Field(1.0, gt=0, description="largest norm of the gradient")
+    threads: int | None = Field(None, ge=1, description="CPU threads; when not given 1 for small networks")
     patience: int = Field(8, ge=1, description="epochs without improvement before training stops")
 
 
@@ -207,7 +208,7 @@ def _reworded(error: ValidationError) -> InputError:
     field = section.model_fields.get(str(problem["loc"][1])) if section and len(problem["loc"]) > 1 else None
     meaning = field.description if field is not None and field.description else ""
     text = f"{key} = {problem['input']!r}: {first[:1].lower()}{first[1:]}"
-    return InputError(text, hint or (f"{key} is the {meaning}" if meaning else ""))
+    return InputError(text, hint or (f"{key}: {meaning}" if meaning else ""))
 
 
 def choices(section: type[BaseModel], field: str) -> tuple[str, ...]:
