@@ -252,7 +252,7 @@ def _check_distinct(
     else:
         hint = "aggregate the rows that share a time, or drop all but one"
     raise InputError(
-        f"duplicate times in column {time!r}: {plural(found, 'row')} with the time of another row of the same series: "
+        f"duplicate times in column {time!r}: {plural(found, 'row')} with the time of another one of the series: "
         + listed(examples, found),
         hint,
     )
