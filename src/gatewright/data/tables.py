@@ -251,8 +251,9 @@ def _check_distinct(
         hint = f"pass --id if the table holds several series (one of {', '.join(others[:8])}), or aggregate"
     else:
         hint = "aggregate the rows that share a time, or drop all but one"
+    verb = "repeats" if found == 1 else "repeat"
     raise InputError(
-        f"duplicate times in column {time!r}: {plural(found, 'row')} with the time of another one of the series: "
+        f"duplicate times in column {time!r}: {plural(found, 'row')} {verb} a time of the same series: "
         + listed(examples, found),
         hint,
     )
