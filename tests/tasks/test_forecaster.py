@@ -66,6 +66,9 @@ def test_saved_model_forecasts_the_same_and_takes_newer_and_unknown_series(tmp_p
     assert forecast["unique_id"].unique(maintain_order=True).to_list() == ["a", "b", "new"]
     assert forecast.select(pl.exclude("unique_id", "ds", "cutoff")).to_numpy().size == 21 * 7
     assert np.isfinite(forecast.select(pl.exclude("unique_id", "ds", "cutoff")).to_numpy()).all()
+    theirs = forecaster.predict(pd.DataFrame(more.to_dict(as_series=False)))
+    assert isinstance(theirs, pd.DataFrame)
+    assert isinstance(forecaster.predict(), pl.DataFrame)
     with pytest.raises(gw.InputError, match="give predict a table"):
         loaded.predict()
 

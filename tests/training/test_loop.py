@@ -100,6 +100,15 @@ def test_divergence_before_the_first_epoch_is_refused_and_leaves_no_checkpoint(t
     assert not (tmp_path / "c").exists()
 
 
+def test_a_validation_that_is_never_finite_is_refused():
+    class Undefined(Regression):
+        def validation_loss(self):
+            return float("nan")
+
+    with pytest.raises(InputError, match="diverged"):
+        train(Undefined(), OPTIONS)
+
+
 def test_divergence_later_keeps_the_best_weights():
     objective = Regression(break_at=(4, 2))
     outcome = train(objective, OPTIONS)

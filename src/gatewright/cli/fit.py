@@ -24,7 +24,7 @@ EXIT_INTERRUPTED = 130
 def _setting(name: str, **options: Any) -> Any:
     """A command-line option for a setting, described as the setting is."""
     field = SECTIONS[section_of(name)].model_fields[name]
-    default = "" if field.default is None or field.is_required() else f" [default: {_plain(field.default)}]"
+    default = "" if field.default is None or field.is_required() else f" \\[default: {_plain(field.default)}]"
     flag = "--" + name.replace("_", "-")
     return typer.Option(flag, help=f"{field.description}{default}", show_default=False, **options)
 
@@ -81,7 +81,7 @@ def fit(
     out: Annotated[
         Path | None,
         typer.Option(
-            "--out", help="run folder to write [default: runs/TABLE-TARGET-TIME]", show_default=False
+            "--out", help="run folder to write \\[default: runs/TABLE-TARGET-TIME]", show_default=False
         ),
     ] = None,
     overwrite: Annotated[

@@ -24,13 +24,15 @@ def predict(
     data: Annotated[
         Path | None,
         typer.Option(
-            "--data", help="table to forecast [default: the one it was fitted to]", show_default=False
+            "--data", help="table to forecast \\[default: the one it was fitted to]", show_default=False
         ),
     ] = None,
     out: Annotated[
         Path | None,
         typer.Option(
-            "--out", help="CSV or Parquet file to write [default: CSV on standard output]", show_default=False
+            "--out",
+            help="CSV or Parquet file to write \\[default: CSV on standard output]",
+            show_default=False,
         ),
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="replace the file if it is there")] = False,
@@ -71,6 +73,8 @@ def _check_out(out: Path | None, *, overwrite: bool) -> None:
         return
     if out.suffix not in (".csv", ".parquet"):
         raise InputError(f"--out: expected a file that ends in .csv or .parquet, received {out}")
+    if not out.parent.is_dir():
+        raise InputError(f"there is no folder {out.parent}", "make it, or choose another file with --out")
     if out.exists() and not overwrite:
         raise InputError(f"{out} exists", "choose another file, or replace it with --overwrite")
 

@@ -209,7 +209,7 @@ def train(
     finally:
         watcher.end()
     training.progress.seconds = before + clock() - began
-    if training.progress.epoch:
+    if training.progress.best_epoch:
         training.network.load_state_dict(training.best)
     elif status == "diverged":
         if checkpoint is not None:

@@ -40,7 +40,7 @@ class Forecaster:
         make_settings(target="", **self._options)
         self.fitted: Fit | None = None
         self.model: ForecastModel | None = None
-        self._implementation: Any = pl
+        self._implementation = nw.Implementation.POLARS
 
     def fit(
         self,
@@ -102,8 +102,8 @@ class Forecaster:
         panel = make_panel(
             table, target=data.target, time=data.time, id=data.id, frequency=model.frequency, sort=data.sort
         )
-        self._implementation = nw.from_native(table, eager_only=True).implementation
-        return self._native(forecast_beyond(model, model.data(panel)))
+        forecast = forecast_beyond(model, model.data(panel))
+        return self._native(forecast, nw.from_native(table, eager_only=True).implementation)
 
     def save(self, folder: str | Path, *, overwrite: bool = False) -> None:
         """Write the run folder that the command line would write.
@@ -149,9 +149,9 @@ class Forecaster:
             raise InputError("the forecaster has no fitted data", hint)
         return value
 
-    def _native(self, frame: pl.DataFrame) -> Any:
-        """A table of the kind the user gave."""
-        if self._implementation is pl:
+    def _native(self, frame: pl.DataFrame, implementation: nw.Implementation | None = None) -> Any:
+        """A table of the kind the user gave, or fitted."""
+        kind = implementation or self._implementation
+        if kind is nw.Implementation.POLARS:
             return frame
-        columns = frame.to_dict(as_series=False)
-        return nw.from_dict(columns, backend=self._implementation).to_native()
+        return nw.from_dict(frame.to_dict(as_series=False), backend=kind).to_native()
