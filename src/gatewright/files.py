@@ -26,15 +26,18 @@ def explained(path: Path, action: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        elsewhere = "" if action == "read" else ", or choose another place with --out"
         hint = {
             errno.ENOSPC: "free some space, or choose a folder on another disk with --out",
             errno.EDQUOT: "free some of your quota, or choose a folder on another disk with --out",
-            errno.EACCES: "check the permissions, or choose another folder with --out",
-            errno.EPERM: "check the permissions, or choose another folder with --out",
+            errno.EACCES: f"check the permissions{elsewhere}",
+            errno.EPERM: f"check the permissions{elsewhere}",
             errno.EROFS: "the disk is read-only: choose another folder with --out",
+            errno.ENOENT: f"make the folder first{elsewhere}",
             errno.ENOTDIR: "a part of the path is a file: choose another folder with --out",
+            errno.EISDIR: f"name a file, not a folder{elsewhere}",
             errno.ENAMETOOLONG: "choose a shorter name",
-        }.get(error.errno or 0, "")
+        }.get(error.errno or 0, f"check the disk{elsewhere}")
         raise InputError(f"cannot {action} {path}: {error.strerror or error}", hint) from error
 
 

@@ -40,7 +40,7 @@ class Forecaster:
         make_settings(target="", **self._options)
         self.fitted: Fit | None = None
         self.model: ForecastModel | None = None
-        self._implementation = nw.Implementation.POLARS
+        self._implementation: Any = nw.Implementation.POLARS
 
     def fit(
         self,
@@ -149,9 +149,9 @@ class Forecaster:
             raise InputError("the forecaster has no fitted data", hint)
         return value
 
-    def _native(self, frame: pl.DataFrame, implementation: nw.Implementation | None = None) -> Any:
+    def _native(self, frame: pl.DataFrame, implementation: Any = None) -> Any:
         """A table of the kind the user gave, or fitted."""
-        kind = implementation or self._implementation
+        kind: Any = implementation or self._implementation
         if kind is nw.Implementation.POLARS:
             return frame
         return nw.from_dict(frame.to_dict(as_series=False), backend=kind).to_native()
