@@ -158,7 +158,7 @@ def fit_and_report(
     Raises:
         Exit: with code 130, when training was interrupted; the run is written all the same.
     """
-    console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+    console = Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
     if not resume:
         folder.check(overwrite=overwrite)
     panel = load_panel(settings)
@@ -179,7 +179,7 @@ def fit_and_report(
 
 
 def _print(fitted: Fit, folder: RunFolder) -> None:
-    console = Console(highlight=False, markup=False, soft_wrap=True)
+    console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
     progress, scores = fitted.outcome.progress, fitted.scores
     took = f"{progress.epoch} epochs ({progress.seconds:.0f} s), best {progress.best_epoch}"
     console.print(f"{fitted.outcome.status} after {took}")

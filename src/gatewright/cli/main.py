@@ -46,7 +46,7 @@ def main(arguments: list[str]) -> int:
         # ends with SystemExit, also where typer itself reports a wrong option or an interrupt
         app(arguments, prog_name="gatewright")
     except InputError as error:
-        errors = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+        errors = Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
         errors.print(f"error: {error.message}")
         if error.hint:
             errors.print(f"hint: {error.hint}")

@@ -72,7 +72,9 @@ def _check_out(out: Path | None, *, overwrite: bool) -> None:
     if out is None:
         return
     if out.suffix not in (".csv", ".parquet"):
-        raise InputError(f"--out: expected a file that ends in .csv or .parquet, received {out}")
+        raise InputError(
+            f"--out: expected a CSV or Parquet file, received {out}", "let it end in .csv or .parquet"
+        )
     if not out.parent.is_dir():
         raise InputError(f"there is no folder {out.parent}", "make it, or choose another file with --out")
     if out.exists() and not overwrite:

@@ -105,7 +105,7 @@ def load_checkpoint(path: Path, fingerprint: str) -> Checkpoint:
     if description.get("format") != _FORMAT:
         hint = "resume with the version that began the run, or start again with --overwrite"
         raise InputError(f"{path} has format {description.get('format')}, this version reads {_FORMAT}", hint)
-    if description["fingerprint"] != fingerprint:
+    if description.get("fingerprint") != fingerprint:
         hint = "give the same table and settings, or start again with --overwrite"
         raise InputError(f"{path} belongs to other data or other settings", hint)
     state: dict[int, dict[str, Tensor]] = {}

@@ -187,7 +187,7 @@ def train(
         How it ended, and the history.
 
     Raises:
-        InputError: the loss was not finite before any epoch was done, or the checkpoint does not fit.
+        InputError: no epoch ended with a finite loss, or the checkpoint does not fit.
     """
     watcher = watcher or Watcher()
     training = _Training(objective, options, fingerprint)
@@ -215,7 +215,7 @@ def train(
         if checkpoint is not None:
             checkpoint.unlink(missing_ok=True)
         hint = "lower the learning rate (--learning-rate), or look for extreme values in the table"
-        raise InputError("training diverged: the loss was not finite before the first epoch was done", hint)
+        raise InputError("training diverged: no epoch ended with a finite loss", hint)
     training.network.eval()
     return Outcome(status, training.progress)
 

@@ -46,6 +46,8 @@ class Baseline:
     ) -> np.ndarray:
         """Forecasts with bands from the errors that the baseline makes on the training part.
 
+        A band always holds the point forecast, also where the baseline errs to one side only.
+
         Args:
             values: ``[T]``, NaN where missing.
             split: tells which part is for training.
@@ -64,10 +66,12 @@ class Baseline:
             truth = known[past[:, None] + np.arange(1, horizon + 1)]
             errors = truth - self.forecast(known, past, horizon)
         bands = np.zeros((horizon, len(levels)))
+        below, above = np.array(levels) < 0.5, np.array(levels) > 0.5
         for step in range(horizon):
             seen = errors[:, step][np.isfinite(errors[:, step])]
             if len(seen):
-                bands[step] = [0.0 if level == 0.5 else np.quantile(seen, level) for level in levels]
+                edges = np.quantile(seen, levels)
+                bands[step] = np.where(below, np.minimum(edges, 0), np.where(above, np.maximum(edges, 0), 0))
         points = self.forecast(values, origins, horizon)
         return np.sort(points[:, :, None] + bands, axis=-1)
 

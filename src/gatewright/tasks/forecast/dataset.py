@@ -282,3 +282,26 @@ def check_lengths(series: Sequence[Series], splits: Sequence[Split], horizon: in
     )
     hint = f"choose --horizon {possible} or less" if possible >= 1 else "give more rows"
     raise InputError(message, hint)
+
+
+def check_observed(series: Sequence[Series], splits: Sequence[Split]) -> None:
+    """Refuse series whose gaps leave nothing to learn from, or nothing to compare epochs by.
+
+    Args:
+        series: of the panel.
+        splits: of each series.
+
+    Raises:
+        InputError: after its first step the training part, or the validation part, holds no value.
+    """
+    parts = {
+        "training": [one.values[1 : split.training_end] for one, split in zip(series, splits, strict=True)],
+        "validation": [
+            one.values[split.training_end : split.validation_end]
+            for one, split in zip(series, splits, strict=True)
+        ],
+    }
+    for name, values in parts.items():
+        if not any(np.isfinite(part).any() for part in values):
+            hint = "fill the gap, or move the parts with --validation-share and --test-share"
+            raise InputError(f"the {name} part has no value to forecast: a gap covers all of it", hint)

@@ -21,6 +21,7 @@ from gatewright.tasks.forecast.dataset import (
     ForecastData,
     Split,
     check_lengths,
+    check_observed,
     choose_features,
     split_series,
 )
@@ -84,7 +85,7 @@ def resolve(settings: RunSettings, panel: Panel) -> tuple[RunSettings, tuple[Spl
         The settings, and the splits.
 
     Raises:
-        InputError: no series is long enough for the horizon.
+        InputError: no series is long enough for the horizon, or a gap covers a whole part.
     """
     forecast = settings.forecast
     splits = tuple(
@@ -92,6 +93,7 @@ def resolve(settings: RunSettings, panel: Panel) -> tuple[RunSettings, tuple[Spl
         for s in panel.series
     )
     check_lengths(panel.series, splits, forecast.horizon)
+    check_observed(panel.series, splits)
     features = choose_features(panel, splits, forecast.horizon, forecast.context)
     data = settings.data.model_copy(update={"frequency": panel.frequency.to_text()})
     forecast = forecast.model_copy(update={"context": features.context})

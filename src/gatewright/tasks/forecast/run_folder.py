@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import platform
 import shutil
+import tempfile
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -20,10 +21,11 @@ from gatewright.data.tables import Panel, make_panel, read_table
 from gatewright.errors import InputError
 from gatewright.files import explained, to_json, write_bytes, write_json, write_text
 from gatewright.reports.page import render_page
-from gatewright.tasks.forecast.fitting import Fit, fit_panel, resolve
+from gatewright.tasks.forecast.fitting import Fit, fingerprint, fit_panel, resolve
 from gatewright.tasks.forecast.frames import csv_text
 from gatewright.tasks.forecast.page import report_of, verdict
 from gatewright.tasks.forecast.settings import RunSettings, make_settings, read_settings, settings_text
+from gatewright.training.checkpoint import load_checkpoint
 from gatewright.training.loop import Watcher
 
 CONFIG, MODEL, METRICS, CHECKPOINT = (
@@ -51,7 +53,7 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.partial = path.with_name(path.name + ".partial")
+        self.partial = path.parent / f"{path.name}.partial"
 
     @property
     def checkpoint(self) -> Path:
@@ -67,18 +69,20 @@ class RunFolder:
         Raises:
             InputError: there is a run, an unfinished run, or something that is no run.
         """
-        if self.path.exists() and not (self.path / CONFIG).is_file():
-            message = f"{self.path} exists and is not a run folder"
-            raise InputError(message, "choose another folder with --out; it will not be replaced")
-        if overwrite:
-            return
-        if self.path.exists():
-            raise InputError(
-                f"{self.path} holds a run already", "choose another --out, or replace it with --overwrite"
-            )
-        if self.partial.exists():
-            hint = "go on with it with --resume, or discard it with --overwrite"
-            raise InputError(f"{self.partial} holds an unfinished run", hint)
+        with explained(self.path, "use"):
+            for folder in (self.path, self.partial):
+                if folder.exists() and not _is_run(folder):
+                    message = f"{folder} exists and is not a run folder"
+                    raise InputError(message, "choose another folder with --out; it will not be replaced")
+            if overwrite:
+                return
+            if self.path.exists():
+                raise InputError(
+                    f"{self.path} holds a run already", "choose another --out, or replace it with --overwrite"
+                )
+            if self.partial.exists():
+                hint = "go on with it with --resume, or discard it with --overwrite"
+                raise InputError(f"{self.partial} holds an unfinished run", hint)
 
     def begin(self, settings: RunSettings, *, overwrite: bool) -> None:
         """Make the folder of an unfinished run.
@@ -102,7 +106,7 @@ class RunFolder:
             raise
 
     def reopen(self) -> RunSettings:
-        """Take up an unfinished run, and give its settings.
+        """The settings of an unfinished run; nothing is changed yet.
 
         Returns:
             The settings of the run.
@@ -118,9 +122,24 @@ class RunFolder:
             if not (self.path / CHECKPOINT).is_file():
                 hint = "nothing is left to do; use --overwrite to train anew"
                 raise InputError(f"the run in {self.path} is finished", hint)
+        config = (self.partial if self.partial.exists() else self.path) / CONFIG
+        if not config.is_file():
+            raise InputError(f"{config.parent} has no settings to go on with", "begin anew with --overwrite")
+        return make_settings(read_settings(config))
+
+    def take_up(self, fingerprint: str) -> None:
+        """Let an interrupted run that was written grow again.
+
+        Args:
+            fingerprint: of the settings and data at hand.
+
+        Raises:
+            InputError: its checkpoint is damaged, or of other settings or data; the run stays as it is.
+        """
+        if not self.partial.exists():
+            load_checkpoint(self.path / CHECKPOINT, fingerprint)
             with explained(self.path, "rename"):
                 self.path.replace(self.partial)
-        return make_settings(read_settings(self.partial / CONFIG))
 
     def discard(self) -> None:
         """Remove an unfinished run that holds nothing to resume."""
@@ -131,13 +150,21 @@ class RunFolder:
         """Put the run in its place, an older one out of the way, in two renamings."""
         if not keep_checkpoint:
             self.checkpoint.unlink(missing_ok=True)
-        old = self.path.with_name(f"{self.path.name}.replaced")
         with explained(self.path, "put in place"):
-            if self.path.exists():
-                shutil.rmtree(old, ignore_errors=True)
-                self.path.replace(old)
+            if not self.path.exists():
+                self.partial.replace(self.path)
+                return
+            old = Path(tempfile.mkdtemp(prefix=f".{self.path.name}.", dir=self.path.parent))
+            self.path.replace(old / "replaced")
             self.partial.replace(self.path)
         shutil.rmtree(old, ignore_errors=True)
+
+
+def _is_run(folder: Path) -> bool:
+    """Whether a folder holds a run, or is what a run killed at its first moment leaves: empty."""
+    if (folder / CONFIG).is_file():
+        return True
+    return folder.suffix == ".partial" and folder.is_dir() and not any(folder.iterdir())
 
 
 def load_panel(settings: RunSettings) -> Panel:
@@ -191,7 +218,9 @@ def fit_to_folder(
         InputError: bad settings or data, a folder that cannot be written, a checkpoint that does not fit.
     """
     settings, _ = resolve(settings, panel)
-    if not resume:
+    if resume:
+        folder.take_up(fingerprint(settings, panel))
+    else:
         folder.begin(settings, overwrite=overwrite)
     try:
         fit = fit_panel(settings, panel, watcher=watcher, checkpoint=folder.checkpoint, resume=resume)

@@ -84,7 +84,7 @@ class TrainingSettings(_Section):
     max_epochs: int = Field(40, ge=1, description="epochs at most")
     steps_per_epoch: int = Field(50, ge=1, description="gradient steps between two validations")
     batch_size: int = Field(32, ge=1, description="windows in a gradient step")
-    learning_rate: float = Field(3e-3, gt=0, description="step size of Adam")
+    learning_rate: float = Field(3e-3, gt=0, le=10, description="step size of Adam")
     gradient_clip: float = Field(1.0, gt=0, description="largest norm of the gradient")
     threads: int | None = Field(None, ge=1, description="CPU threads; when not given 1 for small networks")
     patience: int = Field(8, ge=1, description="epochs without improvement before training stops")
@@ -180,7 +180,9 @@ def read_settings(path: Path) -> dict[str, Any]:
         content = path.read_bytes()
     try:
         return tomllib.loads(content.decode())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not UTF-8 text: {error}", "save it as UTF-8") from error
+    except tomllib.TOMLDecodeError as error:
         raise InputError(f"{path} is not valid TOML: {error}", "mend the line it names") from error
 
 
