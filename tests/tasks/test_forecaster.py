@@ -104,3 +104,63 @@ def test_bad_options_are_refused_at_once():
         gw.Forecaster(0)
     with pytest.raises(gw.InputError, match="call fit"):
         gw.Forecaster(3).predict()
+
+
+@pytest.mark.parametrize(
+    ("times", "expected"),
+    [
+        (np.arange(100, 340, 2), ["340", "342"]),
+        (np.arange("2000-01", "2010-01", dtype="datetime64[M]"), ["2010-01-01", "2010-02-01"]),
+    ],
+    ids=["integers", "months"],
+)
+def test_other_kinds_of_times_go_on_as_they_were(times, expected):
+    values = np.sin(2 * np.pi * np.arange(len(times)) / 12)
+    table = pd.DataFrame(
+        {"t": times.astype("datetime64[ns]") if times.dtype.kind == "M" else times, "y": values}
+    )
+    forecast = gw.Forecaster(2, **OPTIONS).fit(table, target="y", time="t").predict()
+    assert [str(time).split(" ")[0] for time in forecast["ds"]] == expected
+    assert np.isfinite(forecast["gru"]).all()
+
+
+def test_every_series_is_forecast_in_its_own_units():
+    """Scaling is undone: a series a million times as large gets a forecast a million times as large."""
+    small = frame(120, ("a",))
+    large = small.with_columns(pl.col("sales") * 2.0**20, shop=pl.lit("b"))
+    forecast = fitted(pl.concat([small, large])).predict()
+    one, other = (forecast.filter(pl.col("unique_id") == name)["gru"].to_numpy() for name in "ab")
+    np.testing.assert_allclose(other, one * 2.0**20, rtol=1e-4)
+
+
+def test_the_shortest_table_that_is_allowed_and_a_horizon_of_one():
+    table = pl.DataFrame({"y": [1.0, 5.0, 2.0, 6.0]})
+    forecaster = gw.Forecaster(1, **OPTIONS).fit(table, target="y")
+    assert np.isfinite(forecaster.predict()["gru"].to_numpy()).all()
+    assert forecaster.fitted is not None
+    assert forecaster.fitted.scores.windows == 1
+    with pytest.raises(gw.InputError, match="at least 4 steps"):
+        gw.Forecaster(1, **OPTIONS).fit(table[:3], target="y")
+
+
+def test_a_forecast_does_not_depend_on_the_other_series_of_a_table(tmp_path):
+    table = frame(120, ("a", "b", "c"))
+    fitted(table).save(tmp_path / "run")
+    model = gw.Forecaster.load(tmp_path / "run")
+    together = model.predict(table).filter(pl.col("unique_id") == "b")
+    alone = model.predict(table.filter(pl.col("shop") == "b"))
+    for column in together.columns[3:]:
+        np.testing.assert_allclose(alone[column].to_numpy(), together[column].to_numpy(), rtol=1e-5)
+
+
+def test_gaps_are_not_invented():
+    table = frame(120, ("a",))
+    holes = table.with_columns(
+        pl.when(pl.col("day").dt.day().is_in([3, 4, 17])).then(None).otherwise("sales").alias("sales")
+    )
+    without_rows = table.filter(~pl.col("day").dt.day().is_in([3, 4, 17]))
+    one, other = fitted(holes), fitted(without_rows)
+    assert one.predict()["gru"].to_list() == other.predict()["gru"].to_list()
+    assert one.fitted is not None
+    assert any("masked" in note for note in one.fitted.panel.notes)
+    assert np.isnan(one.fitted.panel.series[0].values[2])

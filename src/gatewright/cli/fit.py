@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 
 from gatewright.cli.progress import TerminalWatcher
+from gatewright.data.wording import plural
 from gatewright.errors import InputError
 from gatewright.reports.contents import ScoreRow
 from gatewright.reports.text import score_table
@@ -181,7 +182,7 @@ def fit_and_report(
 def _print(fitted: Fit, folder: RunFolder) -> None:
     console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
     progress, scores = fitted.outcome.progress, fitted.scores
-    took = f"{progress.epoch} epochs ({progress.seconds:.0f} s), best {progress.best_epoch}"
+    took = f"{plural(progress.epoch, 'epoch')} ({progress.seconds:.0f} s), best {progress.best_epoch}"
     console.print(f"{fitted.outcome.status} after {took}")
     rows = [ScoreRow(model.replace("_", " "), **values) for model, values in scores.models.items()]
     console.print(score_table(rows, scores.coverage_level))

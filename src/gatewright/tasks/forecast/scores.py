@@ -100,14 +100,15 @@ def score(
 
 def _mean(table: pl.DataFrame, model: str) -> float:
     """Mean over windows, then over series, of what exists."""
-    finite = table.filter(pl.col(model).is_finite())
-    means = finite.group_by("unique_id").agg(pl.col(model).mean())[model]
+    # sorted, because a sum depends on its order and polars groups in any
+    finite = table.filter(pl.col(model).is_finite()).sort("unique_id", "cutoff")
+    means = finite.group_by("unique_id", maintain_order=True).agg(pl.col(model).mean())[model]
     return float(np.mean(means.to_numpy())) if len(means) else float("nan")
 
 
 def _errors(observed: pl.DataFrame, model: str, horizon: int) -> np.ndarray:
     error = observed.with_columns((pl.col("y") - pl.col(model)).abs().alias("error"))
-    by_step = error.group_by("step").agg(pl.col("error").mean())
+    by_step = error.group_by("step", maintain_order=True).agg(pl.col("error").mean())
     errors = np.full(horizon, np.nan)
     errors[by_step["step"].to_numpy()] = by_step["error"].to_numpy()
     return errors
