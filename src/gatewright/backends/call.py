@@ -8,6 +8,7 @@ from typing import Protocol
 
 from torch import Tensor
 
+from gatewright.compiler.interpret import GraphCell
 from gatewright.compiler.language import Cell
 
 
@@ -37,7 +38,7 @@ class Call:
     """One layer of one direction over a whole sequence.
 
     Attributes:
-        cell: the cell.
+        cell: the cell, or a graph made from one.
         x: ``[T, B, I]``; for a packed sequence ``[sum of batch_sizes, I]``.
         weights: the parameters.
         states: the initial value of each state, ``[B, H]`` (``[B, P]`` for a projected output).
@@ -45,7 +46,7 @@ class Call:
         batch_sizes: for a packed sequence, how many rows are active at each step, never growing.
     """
 
-    cell: Cell
+    cell: Cell | GraphCell
     x: Tensor
     weights: Weights
     states: tuple[Tensor, ...]
@@ -64,6 +65,10 @@ class Backend(Protocol):
 
     def refusal(self, call: Call) -> str | None:
         """Why this backend cannot run the call, or None when it can."""
+        ...
+
+    def describe(self, call: Call) -> tuple[str, ...]:
+        """How the call runs: a line each for what a user may want to know of it."""
         ...
 
     def run(self, call: Call) -> Result:

@@ -5,11 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from gatewright.backends.call import Backend, Call, Result
+from gatewright.backends.cpu.backend import CpuBackend
 from gatewright.backends.eager import EagerBackend
 from gatewright.backends.native import NativeBackend
 from gatewright.errors import InputError
 
-BACKENDS: dict[str, Backend] = {backend.name: backend for backend in (NativeBackend(), EagerBackend())}
+BACKENDS: dict[str, Backend] = {
+    backend.name: backend for backend in (CpuBackend(), NativeBackend(), EagerBackend())
+}
 """Every backend by name, the fastest first: ``"auto"`` takes the first that does not refuse."""
 
 CHOICES = ("auto", *BACKENDS)

@@ -22,6 +22,10 @@ class EagerBackend:
         """Nothing is refused."""
         return None
 
+    def describe(self, call: Call) -> tuple[str, ...]:
+        """The kind of loop."""
+        return ("step by step in torch's operations; gradients by autograd",)
+
     def run(self, call: Call) -> Result:
         """Run the equations over the sequence; input maps are one product before the loop."""
         graph, weights = call.cell.graph, call.weights

@@ -27,6 +27,10 @@ class NativeBackend:
             return "torch's kernels take no empty sequences"
         return None
 
+    def describe(self, call: Call) -> tuple[str, ...]:
+        """The function that runs."""
+        return (f"torch.{call.cell.torch_function}",)
+
     def run(self, call: Call) -> Result:
         """Run torch's kernel for one layer of one direction."""
         function: Any = getattr(torch, call.cell.torch_function)

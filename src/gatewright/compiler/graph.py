@@ -6,7 +6,8 @@ earlier node, or an operation on earlier nodes. Every value is ``[B, H]`` or bro
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from gatewright.compiler.operations import OPERATIONS
@@ -19,7 +20,8 @@ class Node:
     """One value of a graph.
 
     Attributes:
-        operation: a leaf kind, ``"recurrent"``, or a name in ``OPERATIONS``.
+        operation: a leaf kind, ``"recurrent"``, or a name in ``OPERATIONS``; in a derivative also
+            ``"adjoint"`` and ``"transposed"``.
         inputs: indices of earlier nodes.
         name: of the map, vector weight or state.
         value: of a constant.
@@ -143,7 +145,7 @@ class Graph:
         return "\n".join(_lines(self))
 
 
-def reachable(nodes: tuple[Node, ...] | list[Node], results: Iterable[int]) -> set[int]:
+def reachable(nodes: Sequence[Node], results: Iterable[int]) -> set[int]:
     """Indices of the nodes that the results depend on."""
     found: set[int] = set()
     waiting = list(results)
@@ -156,22 +158,6 @@ def reachable(nodes: tuple[Node, ...] | list[Node], results: Iterable[int]) -> s
 
 
 def _lines(graph: Graph) -> list[str]:
-    """The equations as a person would write them: a value used more than once gets a name of its own."""
-    uses = [0] * len(graph.nodes)
-    for node in graph.nodes:
-        for operand in node.inputs:
-            uses[operand] += 1
-    for result in graph.results:
-        uses[result] += 1
-    text: dict[int, tuple[str, int]] = {}
-    body = []
-    for index, node in enumerate(graph.nodes):
-        text[index] = _expression(node, [text[operand] for operand in node.inputs])
-        if uses[index] > 1 and node.operation not in LEAVES:
-            name = f"t{len(body) + 1}"
-            body.append(f"    {name} = {text[index][0]}")
-            text[index] = (name, 100)
-    body += [f"    {state}' = {text[i][0]}" for state, i in zip(graph.states, graph.results, strict=True)]
     header = [f"cell {graph.name}: state {', '.join(graph.states)}, output {graph.output}"]
     for label, names in (
         ("input maps", graph.input_maps),
@@ -180,7 +166,32 @@ def _lines(graph: Graph) -> list[str]:
     ):
         if names:
             header.append(f"  {label}: {' '.join(names)}")
-    return header + body
+    results = [(f"{state}'", index) for state, index in zip(graph.states, graph.results, strict=True)]
+    return header + equations(graph.nodes, results)
+
+
+def equations(nodes: Sequence[Node], results: Sequence[tuple[str, int]]) -> list[str]:
+    """Results as a person would write them: a value used more than once gets a name of its own.
+
+    Args:
+        nodes: of a graph or of its derivative.
+        results: what stands on the left of the equals sign, and the node that stands on the right.
+
+    Returns:
+        One line for each name and for each result.
+    """
+    kept = sorted(reachable(nodes, [index for _, index in results]))
+    uses = Counter(operand for index in kept for operand in nodes[index].inputs)
+    uses.update(index for _, index in results)
+    text: dict[int, tuple[str, int]] = {}
+    lines = []
+    for index in kept:
+        text[index] = _expression(nodes[index], [text[operand] for operand in nodes[index].inputs])
+        if uses[index] > 1 and nodes[index].inputs:
+            name = f"t{len(lines) + 1}"
+            lines.append(f"    {name} = {text[index][0]}")
+            text[index] = (name, 100)
+    return lines + [f"    {label} = {text[index][0]}" for label, index in results]
 
 
 def _expression(node: Node, operands: list[tuple[str, int]]) -> tuple[str, int]:
@@ -191,8 +202,13 @@ def _expression(node: Node, operands: list[tuple[str, int]]) -> tuple[str, int]:
     prefix = {"input": "x.", "vector": "w.", "state": ""}.get(node.operation)
     if prefix is not None:
         return prefix + node.name, 100
+    if node.operation == "adjoint":
+        return f"d{node.name}'", 100
     if node.operation == "recurrent":
         return f"U.{node.name}({operands[0][0]})", 100
+    if node.operation == "transposed":
+        parts = [f"Uᵀ.{name}({text})" for name, (text, _) in zip(node.name.split(), operands, strict=True)]
+        return " + ".join(parts), 100 if len(parts) == 1 else OPERATIONS["add"].precedence
     operation = OPERATIONS[node.operation]
     if not operation.infix:
         return f"{node.operation}({', '.join(text for text, _ in operands)})", 100

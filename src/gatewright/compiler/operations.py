@@ -19,6 +19,10 @@ def _layer_norm(v: Tensor, gain: Tensor, bias: Tensor) -> Tensor:
     return F.layer_norm(v, v.shape[-1:], eps=LAYER_NORM_EPSILON) * gain + bias
 
 
+def _mean(v: Tensor) -> Tensor:
+    return v.mean(-1, keepdim=True).expand_as(v)
+
+
 @dataclass(frozen=True)
 class Operation:
     """What the language knows of one operation.
@@ -30,6 +34,7 @@ class Operation:
         precedence: how tightly the sign binds; a larger number binds tighter.
         commutative: whether the operands may be exchanged.
         logical: whether the result is true or false, usable only as the first operand of ``where``.
+        internal: whether no cell can say it: it is only made by lowering.
     """
 
     arity: int
@@ -38,6 +43,7 @@ class Operation:
     precedence: int = 100
     commutative: bool = False
     logical: bool = False
+    internal: bool = False
 
 
 OPERATIONS: dict[str, Operation] = {
@@ -66,8 +72,9 @@ OPERATIONS: dict[str, Operation] = {
     "sin": Operation(1, torch.sin),
     "cos": Operation(1, torch.cos),
     "layer_norm": Operation(3, _layer_norm),
+    "mean": Operation(1, _mean, internal=True),
 }
 """Every operation by name. At a tie ``maximum`` and ``minimum`` split the gradient evenly, as torch does."""
 
-FUNCTIONS = tuple(name for name, row in OPERATIONS.items() if not row.infix)
+FUNCTIONS = tuple(name for name, row in OPERATIONS.items() if not (row.infix or row.internal))
 """Names of the operations that are written as functions."""

@@ -125,7 +125,7 @@ class Symbol(Traced):
                 f"{operation} works on numbers, not in a cell",
                 f"write {OPERATIONS[name].infix} between values of the cell and Python numbers",
             )
-        if name in OPERATIONS:
+        if name in FUNCTIONS:
             return (
                 f"{operation} works on numbers, not in a cell",
                 f"use gatewright.{name}, which works on both",

@@ -236,8 +236,8 @@ class Recurrent(nn.Module):
         stacked = tuple(sequence.state_out(torch.stack(rows)) for rows in zip(*final, strict=True))
         return sequence.output(data), stacked[0] if len(stacked) == 1 else stacked
 
-    def routes(self, x: SequenceInput) -> list[tuple[str, dispatch.Route]]:
-        """The backend of every layer and direction for an input, each with the suffix of its weights."""
+    def routes(self, x: SequenceInput) -> list[tuple[str, Call, dispatch.Route]]:
+        """For every layer and direction the suffix of its weights, its call for an input, and the backend."""
         expected = self._expectation()
         sequence = read_sequence(x, expected)
         states = read_states(None, sequence, expected)
@@ -245,7 +245,7 @@ class Recurrent(nn.Module):
         for layer in range(self.num_layers):
             for call in self._calls(data, states, layer, sequence.batch_sizes):
                 suffix = f"l{layer}_reverse" if call.reverse else f"l{layer}"
-                routes.append((suffix, dispatch.route(call, self._backend)))
+                routes.append((suffix, call, dispatch.route(call, self._backend)))
             data = data.new_empty(*data.shape[:-1], self.output_size * self._directions)
         return routes
 

@@ -1,0 +1,45 @@
+"""The backend: what it refuses, and how a call takes it."""
+
+from __future__ import annotations
+
+import torch
+
+from gatewright.backends.call import Call, Result
+from gatewright.backends.cpu import launch, sequence
+from gatewright.backends.eager import EagerBackend
+
+
+class CpuBackend:
+    """Fused kernels made from the cell's equations."""
+
+    name = "cpu"
+
+    def refusal(self, call: Call) -> str | None:
+        """What the kernels do not do: other devices and dtypes, packed sequences, projections, transforms."""
+        x = call.x
+        if x.device.type != "cpu":
+            return f"its kernels run on the CPU, the input is on {x.device}"
+        if x.dtype not in launch.ELEMENTS:
+            known = ", ".join(str(dtype).removeprefix("torch.") for dtype in launch.ELEMENTS)
+            return f"its kernels compute in {known}, the input is {str(x.dtype).removeprefix('torch.')}"
+        if call.batch_sizes is not None:
+            return "its kernels take dense sequences, the input is packed"
+        if call.weights.weight_hr is not None:
+            return "its kernels do not project the output"
+        if torch.autograd.forward_ad._current_level >= 0:
+            return "forward-mode differentiation goes through the equations"
+        if torch._C._functorch.peek_interpreter_stack() is not None:  # pyright: ignore
+            return "transforms of torch.func go through the equations"
+        return None
+
+    def describe(self, call: Call) -> tuple[str, ...]:
+        """Instruction set, threads, tiles, and what is kept for the gradient."""
+        if 0 in call.x.shape[:2]:
+            return ("nothing to compute",)
+        return sequence.describe(call)
+
+    def run(self, call: Call) -> Result:
+        """Run the kernels; an empty sequence or batch has nothing for them to do."""
+        if 0 in call.x.shape[:2]:
+            return EagerBackend().run(call)
+        return sequence.run(call)

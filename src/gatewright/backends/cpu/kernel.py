@@ -1,0 +1,426 @@
+"""What the forward and the backward kernel share: arguments, the grid of threads, tiles, barriers, elements.
+
+A kernel is one function of an array of 64-bit words. Rows of the batch are split over groups of threads, which
+never wait for each other; within a group the columns are split, with a barrier behind every stage.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from gatewright.backends.cpu.functions import FUNCTIONS, power_of
+from gatewright.backends.cpu.products import (
+    Accumulators,
+    Term,
+    Tile,
+    edge_mask,
+    panel_size,
+    row_pointers,
+)
+from gatewright.backends.cpu.simd import Code, Vectors
+from gatewright.compiler.graph import Node
+from gatewright.compiler.schedule import Schedule
+
+LINE_WORDS = 8
+"""Words between the counters of two barriers, so that each has a cache line of its own."""
+
+GRID = ("T", "B", "H", "I", "row_groups", "column_groups", "chunk")
+SYSTEM = ("thread_number", "thread_count", "yield", "barriers", "status")
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """The tiles of one kernel.
+
+    Attributes:
+        stages: of each stage; a stage without a product has a tile without maps.
+        product: of products over many tokens.
+        sums: of sums over tokens.
+    """
+
+    stages: tuple[Tile, ...]
+    product: Tile
+    sums: Tile
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where ``[B, H]`` values stand: ``base + row · stride + offset + column``."""
+
+    base: str
+    stride: str
+    offset: str = "0"
+
+    def at(self, code: Code, row: str, column: str) -> str:
+        """Pointer to a row and column."""
+        offset = code.add_int(code.add_int(code.multiply_int(row, self.stride), self.offset), column)
+        return code.at(self.base, offset)
+
+
+class Elements:
+    """Nodes computed element by element at one place, each once.
+
+    Args:
+        code: of the kernel.
+        nodes: of the schedule.
+        leaf: gives the vector of a node that is not to be computed, or None.
+    """
+
+    def __init__(self, code: Code, nodes: Sequence[Node], leaf: Callable[[int], str | None]) -> None:
+        self._code, self._nodes, self._leaf = code, nodes, leaf
+        self._known: dict[int, str] = {}
+
+    def value(self, index: int) -> str:
+        """The vector of a node."""
+        if index not in self._known:
+            found = self._leaf(index)
+            self._known[index] = self._computed(index) if found is None else found
+        return self._known[index]
+
+    def _computed(self, index: int) -> str:
+        node = self._nodes[index]
+        if node.operation == "constant":
+            assert node.value is not None
+            return self._code.constant(node.value)
+        if node.operation == "power":
+            exponent = self._nodes[node.inputs[1]].value
+            if exponent is not None:
+                return power_of(self._code, self.value(node.inputs[0]), exponent)
+        return FUNCTIONS[node.operation](self._code, *(self.value(operand) for operand in node.inputs))
+
+
+class Kernel:
+    """A kernel that is being emitted.
+
+    Args:
+        plan: of the cell.
+        vectors: of the machine.
+        tiles: of the kernel.
+        aligned: whether ``H`` and ``I`` are whole numbers of vectors.
+        pointers: names of the arguments that are pointers.
+        numbers: names of the arguments that are numbers.
+    """
+
+    def __init__(
+        self,
+        plan: Schedule,
+        vectors: Vectors,
+        tiles: Tiles,
+        aligned: bool,
+        pointers: Sequence[str],
+        numbers: Sequence[str],
+    ) -> None:
+        self.plan, self.vectors, self.tiles, self.aligned = plan, vectors, tiles, aligned
+        self.declarations: set[str] = set()
+        self.code = Code(vectors, self.declarations)
+        self.names = (*SYSTEM, *GRID, *pointers, *numbers)
+        self.word: dict[str, str] = {}
+        are_pointers = {*SYSTEM, *pointers}
+        for index, name in enumerate(self.names):
+            kind = "ptr" if name in are_pointers else "i64"
+            self.word[name] = self.code.value(f"load {kind}, ptr {self.code.word('%arguments', index)}")
+        self._make_grid()
+
+    def _make_grid(self) -> None:
+        code, word = self.code, self.word
+        self.threads = code.multiply_int(word["row_groups"], word["column_groups"])
+        self.row_group = code.divide_int("%thread", word["column_groups"])
+        rest = code.multiply_int(self.row_group, word["column_groups"])
+        self.column_group = code.subtract_int("%thread", rest)
+        self.first_row, self.last_row = self.share(word["B"], self.row_group, word["row_groups"])
+        self.rows = code.subtract_int(self.last_row, self.first_row)
+        self.final_row = code.subtract_int(self.last_row, 1)
+        self._waits = {name: code.variable(0) for name in ("all", "group")}
+
+    def share(self, count: str, part: str, parts: str) -> tuple[str, str]:
+        """First and behind-the-last of one part of a count."""
+        code = self.code
+        first = code.divide_int(code.multiply_int(count, part), parts)
+        return first, code.divide_int(code.multiply_int(count, code.add_int(part, 1)), parts)
+
+    def panels(self, columns: str, width: int) -> str:
+        """How many panels of a width cover the columns."""
+        return self.code.divide_int(self.code.add_int(columns, width - 1), width)
+
+    def barrier(self, name: str) -> None:
+        """Wait for ``"all"`` threads or for those of the own ``"group"``; nothing when there is only one."""
+        code, word = self.code, self.word
+        count = self.threads if name == "all" else word["column_groups"]
+        with code.when(code.compare_int("sgt", count, 1)):
+            seen = code.value(f"load i64, ptr {self._waits[name]}")
+            target = code.add_int(seen, count)
+            code.do(f"store i64 {target}, ptr {self._waits[name]}")
+            line = "0" if name == "all" else code.add_int(self.row_group, 1)
+            offset = code.multiply_int(line, LINE_WORDS)
+            counter = code.value(f"getelementptr inbounds i64, ptr {word['barriers']}, i64 {offset}")
+            code.do(f"call void @barrier(ptr {counter}, i64 {target}, ptr {word['yield']})")
+
+    @contextmanager
+    def shared_out(self, count: str) -> Iterator[str]:
+        """A loop over items of which each thread takes every so manieth."""
+        with self.code.loop("%thread", count, self.threads) as loop:
+            yield loop.index
+
+    # ---------------------------------------------------------------- packing
+
+    def pack_map(
+        self, weights: str, biases: str, row: int, packed: str, tile: Tile, place: int, inner: str
+    ) -> None:
+        """Pack the rows of one map of W ``[maps · H, inner]`` and its bias, each thread some panels.
+
+        Args:
+            weights: pointer to W.
+            biases: pointer to the biases.
+            row: the map's place in W.
+            packed: where its panels begin.
+            tile: of the product.
+            place: of the map among those of the tile.
+            inner: columns of W.
+        """
+        code, width, hidden = self.code, tile.width(self.vectors), self.word["H"]
+        step = tile.maps * width
+        with self.shared_out(self.panels(hidden, width)) as panel:
+            column = code.multiply_int(panel, width)
+            columns = code.subtract_int(hidden, column)
+            first = code.add_int(code.multiply_int(hidden, row), column)
+            source = code.at(weights, code.multiply_int(first, inner))
+            start = code.multiply_int(panel, panel_size(code, tile, inner))
+            target = code.at(packed, code.add_int(start, place * width))
+            bias = code.at(biases, first)
+            code.do(
+                f"call void @pack_rows(ptr {bias}, i64 0, i64 1, i64 {columns}, ptr {target}, i64 {width})"
+            )
+            body = code.at(target, step)
+            code.do(
+                f"call void @pack_columns(ptr {source}, i64 {columns}, i64 {inner}, ptr {body}, "
+                f"i64 {width}, i64 {step})"
+            )
+
+    def pack_transposed(
+        self, weights: str, rows: Sequence[int], packed: str, tile: Tile, columns: str
+    ) -> None:
+        """Pack some maps of W ``[maps · H, columns]`` for products with Wᵀ, one below the other.
+
+        Args:
+            weights: pointer to W.
+            rows: the maps' places in W.
+            packed: where the panels begin.
+            tile: of the product.
+            columns: of W.
+        """
+        code, width, hidden = self.code, tile.width(self.vectors), self.word["H"]
+        size = panel_size(code, tile, code.multiply_int(hidden, len(rows)))
+        with self.shared_out(self.panels(columns, width)) as panel:
+            column = code.multiply_int(panel, width)
+            rest = code.subtract_int(columns, column)
+            target = code.at(packed, code.multiply_int(panel, size))
+            for lane in range(0, width, self.vectors.lanes):
+                code.store("zeroinitializer", code.at(target, lane))
+            for place, row in enumerate(rows):
+                first = code.multiply_int(code.multiply_int(hidden, row), columns)
+                source = code.at(weights, code.add_int(first, column))
+                start = code.multiply_int(code.add_int(code.multiply_int(hidden, place), 1), width)
+                body = code.at(target, start)
+                code.do(
+                    f"call void @pack_rows(ptr {source}, i64 {columns}, i64 {hidden}, i64 {rest}, "
+                    f"ptr {body}, i64 {width})"
+                )
+
+    # ---------------------------------------------------------------- loops
+
+    def over_tiles(
+        self,
+        tile: Tile,
+        terms: Callable[[str, str], Sequence[Term]],
+        element: Callable[[str, str, str, str], None],
+        odd: str,
+    ) -> None:
+        """Products and then elements for the own rows and columns, tile by tile.
+
+        Args:
+            tile: its shape; without maps there is no product.
+            terms: given the panel and the first row, what to sum.
+            element: given row, column, mask and the tile's sums at that place, what to do.
+            odd: 1 to run through the panels backwards, so that those used last are used first while they
+                are still in the cache.
+        """
+        code, width, lanes = self.code, tile.width(self.vectors), self.vectors.lanes
+        first, stop = self.share(
+            self.panels(self.word["H"], width), self.column_group, self.word["column_groups"]
+        )
+        room = code.reserve(max(1, tile.rows * tile.blocks * tile.maps) * lanes)
+        mirror = code.subtract_int(code.add_int(first, stop), 1)
+        with code.loop(first, stop) as panels:
+            turned = code.subtract_int(mirror, panels.index)
+            panel = code.choose(code.compare_int("eq", odd, 1), "i64", turned, panels.index)
+            column = code.multiply_int(panel, width)
+            step = tile.rows if tile.maps else 1
+            with code.loop(self.first_row, self.last_row, step) as rows:
+                if not tile.maps:
+                    self._blocks(tile, rows.index, column, room, element)
+                else:
+                    self._tile(tile, terms(panel, rows.index), rows.index, column, room, element)
+
+    def _tile(
+        self,
+        tile: Tile,
+        terms: Sequence[Term],
+        first: str,
+        column: str,
+        room: str,
+        element: Callable[[str, str, str, str], None],
+    ) -> None:
+        code = self.code
+        registers = Accumulators(code, tile)
+        for term in terms:
+            registers.add(term)
+        registers.spill(room)
+        count = code.minimum_int(code.subtract_int(self.last_row, first), tile.rows)
+        with code.loop("0", count) as row:
+            offset = code.multiply_int(row.index, tile.blocks * tile.maps * self.vectors.lanes)
+            self._blocks(tile, code.add_int(first, row.index), column, code.at(room, offset), element)
+
+    def _blocks(
+        self, tile: Tile, row: str, column: str, sums: str, element: Callable[[str, str, str, str], None]
+    ) -> None:
+        code, lanes, hidden = self.code, self.vectors.lanes, self.word["H"]
+        if tile.blocks == 1:
+            element(row, column, edge_mask(code, column, hidden, self.aligned), sums)
+            return
+        with code.loop("0", tile.blocks) as block:
+            place = code.add_int(column, code.multiply_int(block.index, lanes))
+            with code.when(code.compare_int("slt", place, hidden)):
+                offset = code.multiply_int(block.index, tile.maps * lanes)
+                element(row, place, edge_mask(code, place, hidden, self.aligned), code.at(sums, offset))
+
+    def left_rows(self, place: Place, first: str, tile: Tile) -> list[str]:
+        """Pointers to the left operand of a tile."""
+        base = self.code.at(place.base, place.offset)
+        return row_pointers(self.code, base, place.stride, first, self.final_row, tile.rows)
+
+    def row_means(self, place: Place, target: str) -> None:
+        """The mean over ``H`` of each own row, one number a row."""
+        code, hidden, lanes = self.code, self.word["H"], self.vectors.lanes
+        element, kind = self.vectors.element, self.vectors.type
+        count = code.value(f"sitofp i64 {hidden} to {element}")
+        with code.loop(self.first_row, self.last_row) as rows:
+            with code.loop("0", hidden, lanes, [(kind, "zeroinitializer")]) as columns:
+                mask = edge_mask(code, columns.index, hidden, self.aligned)
+                vector = code.load(place.at(code, rows.index, columns.index), mask)
+                columns.carry([code.arithmetic("fadd", columns.carried[0], vector)])
+            name = f"llvm.vector.reduce.fadd.{self.vectors.suffix}"
+            self.declarations.add(f"declare {element} @{name}({element}, {kind})")
+            total = code.value(f"call reassoc {element} @{name}({element} 0.0, {kind} {columns.results[0]})")
+            mean = code.value(f"fdiv {element} {total}, {count}")
+            code.do(f"store {element} {mean}, ptr {code.at(target, rows.index)}")
+
+    def copy(self, source: Place, target: Place) -> None:
+        """Copy the own rows and columns."""
+        tile = Tile(1, 1, 0)
+
+        def element(row: str, column: str, mask: str, _: str) -> None:
+            value = self.code.load(source.at(self.code, row, column), mask)
+            self.code.store(value, target.at(self.code, row, column), mask)
+
+        self.over_tiles(tile, lambda _panel, _row: (), element, "0")
+
+    def over_sequence(
+        self, left: tuple[str, str, str], right: tuple[str, str, str], steps: str, call: Callable[..., None]
+    ) -> None:
+        """Call a product for the own rows of all steps, with as many rows at once as can be.
+
+        Args:
+            left: the left operand: pointer to the first step and row of the batch, stride of a step, of a row.
+            right: the same of the result.
+            steps: how many.
+            call: given the left pointer, its row stride, the rows, the right pointer and its row stride.
+        """
+        code, own = self.code, self.first_row
+        a, a_step, a_row = left
+        c, c_step, c_row = right
+        # as many rows at once as can be: those of one step, or the steps of one row
+        few = code.compare_int("slt", self.rows, steps)
+        outer = code.choose(few, "i64", self.rows, steps)
+        inner = code.choose(few, "i64", steps, self.rows)
+        a_outer, a_inner = (code.choose(few, "i64", x, y) for x, y in ((a_row, a_step), (a_step, a_row)))
+        c_outer, c_inner = (code.choose(few, "i64", x, y) for x, y in ((c_row, c_step), (c_step, c_row)))
+        a_first = code.at(a, code.multiply_int(own, a_row))
+        c_first = code.at(c, code.multiply_int(own, c_row))
+        with code.loop("0", outer) as loop:
+            call(
+                code.at(a_first, code.multiply_int(loop.index, a_outer)), a_inner, inner,
+                code.at(c_first, code.multiply_int(loop.index, c_outer)), c_inner,
+            )  # fmt: skip
+
+    # ---------------------------------------------------------------- the module
+
+    def module(self, functions: Sequence[str], pause: str) -> str:
+        """The whole module: the kernel, what it calls, and the two ways to enter it."""
+        self.code.do("ret void")
+        if pause:
+            name, _, operand = pause.partition("(")
+            self.declarations.add(f"declare void @{name}({operand.split()[0].rstrip(')')})")
+        body = self.code.text("void @run(ptr %arguments, i64 %thread)")
+        parts = [body, *functions, _barrier(pause), _entry(self.names)]
+        return "\n\n".join([*parts, *sorted(self.declarations)])
+
+
+def _barrier(pause: str) -> str:
+    """Count oneself, then wait until all have: spinning first, then leaving the core to others."""
+    instruction = f"call void @{pause}" if pause else ""
+    return f"""define internal void @barrier(ptr %counter, i64 %target, ptr %yield) noinline {{
+entry:
+  %old = atomicrmw add ptr %counter, i64 1 acq_rel
+  br label %spin
+spin:
+  %turn = phi i64 [1, %entry], [%next, %again]
+  %seen = load atomic i64, ptr %counter acquire, align 8
+  %ready = icmp uge i64 %seen, %target
+  br i1 %ready, label %done, label %wait
+wait:
+  {instruction}
+  %next = add i64 %turn, 1
+  %low = and i64 %turn, 4095
+  %patient = icmp ne i64 %low, 0
+  br i1 %patient, label %again, label %leave
+leave:
+  %ignored = call i32 %yield()
+  br label %again
+again:
+  br label %spin
+done:
+  ret void
+}}"""
+
+
+def _entry(names: Sequence[str]) -> str:
+    """Entered by every thread of a team: a team that is too small is reported, and nothing is done."""
+    index = {name: place for place, name in enumerate(names)}
+    return f"""define void @enter(ptr %arguments) {{
+entry:
+  %p0 = getelementptr inbounds i64, ptr %arguments, i64 {index["thread_number"]}
+  %number = load ptr, ptr %p0
+  %p1 = getelementptr inbounds i64, ptr %arguments, i64 {index["thread_count"]}
+  %count = load ptr, ptr %p1
+  %p2 = getelementptr inbounds i64, ptr %arguments, i64 {index["row_groups"]}
+  %rows = load i64, ptr %p2
+  %p3 = getelementptr inbounds i64, ptr %arguments, i64 {index["column_groups"]}
+  %columns = load i64, ptr %p3
+  %wanted = mul i64 %rows, %columns
+  %team = call i32 %count()
+  %team64 = sext i32 %team to i64
+  %enough = icmp eq i64 %team64, %wanted
+  br i1 %enough, label %go, label %short
+short:
+  %p4 = getelementptr inbounds i64, ptr %arguments, i64 {index["status"]}
+  %status = load ptr, ptr %p4
+  store i64 1, ptr %status
+  ret void
+go:
+  %thread = call i32 %number()
+  %thread64 = sext i32 %thread to i64
+  call void @run(ptr %arguments, i64 %thread64)
+  ret void
+}}"""

@@ -1,0 +1,307 @@
+"""A call made ready: code, work space and arguments for one cell, shape, dtype and number of threads."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from gatewright.backends.cpu import engine, memory, threads, tiling
+from gatewright.backends.cpu.backward import backward_layout, backward_module
+from gatewright.backends.cpu.forward import forward_layout, forward_module
+from gatewright.backends.cpu.kernel import GRID, LINE_WORDS, SYSTEM
+from gatewright.backends.cpu.products import Tile
+from gatewright.backends.cpu.simd import Vectors
+from gatewright.backends.cpu.tiling import Grid, Shape
+from gatewright.compiler.graph import Graph
+from gatewright.compiler.schedule import schedule
+
+ELEMENTS = {torch.float32: "float", torch.float64: "double"}
+"""The dtypes the backend computes in, as LLVM names them."""
+
+_LINE = 64
+
+
+class _Prepared:
+    """What the forward and the backward call have in common.
+
+    Args:
+        names: of the kernel's arguments, in order.
+        fixed: those that are known.
+        areas: parts of the work space, with their bytes.
+        grid: of threads.
+        key: of the kernel's code.
+        make: makes its text.
+    """
+
+    def __init__(
+        self, names: Sequence[str], fixed: dict[str, int], areas: dict[str, int], grid: Grid, key: str, make
+    ) -> None:
+        self.grid, self._key, self._make = grid, key, make
+        self.place = {name: index for index, name in enumerate(names)}
+        self._words = ctypes.c_int64 * len(names)
+        counters = 8 * LINE_WORDS * (1 + grid.row_groups)
+        areas = {"barriers": counters, "status": _LINE} | areas
+        self._cleared = counters + _LINE
+        self._offsets: list[tuple[int, int]] = []
+        size = 0
+        for name, length in areas.items():
+            self._offsets.append((self.place[name], size))
+            size += -(-length // _LINE) * _LINE
+        self.size = size
+        team = threads.openmp()
+        known = {
+            "thread_number": team.thread_number if team else 0,
+            "thread_count": team.thread_count if team else 0,
+            "yield": threads.yield_address(),
+            "row_groups": grid.row_groups,
+            "column_groups": grid.column_groups,
+        } | fixed
+        self._template = [known.get(name, 0) for name in names]
+        self._rows, self._columns = self.place["row_groups"], self.place["column_groups"]
+        self._library: engine.Library | None = None
+
+    def words(self) -> ctypes.Array[ctypes.c_int64]:
+        """A new list of arguments with all that is known filled in."""
+        return self._words(*self._template)
+
+    def run(self, words: ctypes.Array[ctypes.c_int64]) -> None:
+        """Run the kernel in a work space of the pool."""
+        if self._library is None:
+            self._library = engine.library(self._key, self._make)
+        lease = memory.Lease(self.size)
+        address = lease.address
+        for place, offset in self._offsets:
+            words[place] = address + offset
+        ctypes.memset(address, 0, self._cleared)
+        count = self.grid.threads
+        done = threads.launch(self._library, words, count)
+        status = ctypes.c_int64.from_address(words[self.place["status"]])
+        if not done or status.value:
+            # fewer threads than asked for: the same work on one
+            words[self._rows] = words[self._columns] = 1
+            threads.launch(self._library, words, 1)
+
+
+@dataclass(frozen=True)
+class Key:
+    """What a prepared call depends on."""
+
+    graph: Graph
+    dtype: torch.dtype
+    shape: Shape
+    threads: int
+    training: bool
+
+
+class Forward(_Prepared):
+    """A forward call made ready."""
+
+    def __init__(self, key: Key) -> None:
+        plan, vectors = schedule(key.graph), engine.machine().vectors(ELEMENTS[key.dtype])
+        shape, graph = key.shape, plan.graph
+        grid = tiling.choose_grid(plan, vectors, shape, key.threads)
+        self.tiles = tiles = tiling.forward_tiles(plan, vectors, shape, grid)
+        self.plan, self.shape, self.dtype, self.training = plan, shape, key.dtype, key.training
+        layout = forward_layout(plan, key.training)
+        chunk = tiling.forward_chunk(plan, vectors, shape, grid)
+        size, state = vectors.bytes, shape.B * shape.H * vectors.bytes
+        areas = {
+            "maps": chunk * state * len(graph.input_maps),
+            "packed_ih": len(graph.input_maps) * _packed(tiles.product, vectors, shape.I, shape.H),
+            "work": state * len(layout.work),
+            "means": len(layout.means) * shape.B * size,
+        }
+        for stage, tile in zip(plan.forward, tiles.stages, strict=True):
+            for number in stage.groups:
+                one = Tile(tile.rows, tile.blocks, len(plan.groups[number].maps))
+                areas[f"packed_{number}"] = _packed(one, vectors, shape.H, shape.H)
+        self.output = graph.state_index(graph.output)
+        self.others = [s for s in range(len(graph.states)) if s != self.output]
+        if not key.training:
+            areas |= {f"history_{state_number}": 2 * state for state_number in self.others}
+        fixed = {
+            "T": shape.T, "B": shape.B, "H": shape.H, "I": shape.I, "chunk": chunk,
+            "history_mask": -1 if key.training else 1,
+        }  # fmt: skip
+        names = (*SYSTEM, *GRID, *layout.pointers, *layout.numbers)
+        aligned = shape.H % vectors.lanes == 0 and shape.I % vectors.lanes == 0
+        code = f"forward {key.training} {aligned} {vectors} {tiles} {_signature(key.graph)}"
+        pause = engine.machine().pause
+        super().__init__(
+            names, fixed, areas, grid, code,
+            lambda: forward_module(plan, vectors, tiles, aligned, key.training, pause),
+        )  # fmt: skip
+
+    def __call__(
+        self,
+        x: Tensor,
+        reverse: bool,
+        weights: tuple[Tensor, ...],
+        vectors: tuple[Tensor, ...],
+        states: tuple[Tensor, ...],
+    ) -> tuple[Tensor, list[Tensor], Tensor | None, list[Tensor]]:
+        """Run: the output, the final states, what is saved, and the histories of the other states."""
+        shape, place, words = self.shape, self.place, self.words()
+        y = memory.tensor((shape.T, shape.B, shape.H), self.dtype)
+        finals = [torch.empty((shape.B, shape.H), dtype=self.dtype) for _ in states]
+        saved, histories = None, []
+        if self.training:
+            if self.plan.saved:
+                saved = memory.tensor((shape.T, shape.B, shape.H * len(self.plan.saved)), self.dtype)
+                words[place["saved"]] = saved.data_ptr()
+            for state in self.others:
+                history = memory.tensor((shape.T, shape.B, shape.H), self.dtype)
+                words[place[f"history_{state}"]] = history.data_ptr()
+                histories.append(history)
+        set_sequence(words, place, "x", x, reverse)
+        set_sequence(words, place, "y", y, reverse)
+        for name, weight in zip(("w_ih", "w_hh", "b_ih", "b_hh"), weights, strict=True):
+            words[place[name]] = weight.data_ptr()
+        for number, vector in enumerate(vectors):
+            words[place[f"vector_{number}"]] = vector.data_ptr()
+        for number, state in enumerate(states):
+            words[place[f"first_{number}"]] = state.data_ptr()
+            words[place[f"final_{number}"]] = finals[number].data_ptr()
+        self.run(words)
+        return y, finals, saved, histories
+
+
+class Backward(_Prepared):
+    """A backward call made ready."""
+
+    def __init__(self, key: Key) -> None:
+        plan, vectors = schedule(key.graph), engine.machine().vectors(ELEMENTS[key.dtype])
+        shape = key.shape
+        grid = tiling.choose_grid(plan, vectors, shape, key.threads)
+        tiles = tiling.backward_tiles(plan, vectors, shape, grid)
+        self.plan, self.shape, self.dtype = plan, shape, key.dtype
+        layout = backward_layout(plan)
+        chunk = tiling.backward_chunk(plan, vectors, shape)
+        size, state = vectors.bytes, shape.B * shape.H * vectors.bytes
+        inputs = len(plan.graph.input_maps)
+        areas = {
+            "adjoints": chunk * state * len(plan.segments),
+            "packed_ih": _packed(tiles.product, vectors, inputs * shape.H, shape.I),
+            "work": state * len(layout.work),
+            "means": len(layout.means) * shape.B * size,
+        }
+        stage_of = dict.fromkeys(range(len(plan.groups)), 0)
+        for number, stage in enumerate(plan.backward):
+            stage_of.update(dict.fromkeys(stage.groups, number))
+        for number, runs in enumerate(layout.runs):
+            tile = tiles.stages[stage_of[number]]
+            for run in runs:
+                one = Tile(tile.rows, tile.blocks, 1)
+                areas[run.name] = _packed(one, vectors, len(run.maps) * shape.H, shape.H)
+        for number, direct in enumerate(plan.derivative.states):
+            if direct is not None:
+                areas[f"carry_{number}"] = state
+        self.output = plan.graph.state_index(plan.graph.output)
+        self.others = [s for s in range(len(plan.graph.states)) if s != self.output]
+        self.zeros = torch.zeros(max(shape.B * shape.H, shape.H, shape.I) + vectors.lanes, dtype=key.dtype)
+        fixed = {
+            "T": shape.T, "B": shape.B, "H": shape.H, "I": shape.I, "chunk": chunk,
+            "zeros": self.zeros.data_ptr(),
+        }  # fmt: skip
+        names = (*SYSTEM, *GRID, *layout.pointers, *layout.numbers)
+        aligned = shape.H % vectors.lanes == 0 and shape.I % vectors.lanes == 0
+        code = f"backward {aligned} {vectors} {tiles} {_signature(key.graph)}"
+        pause = engine.machine().pause
+        super().__init__(
+            names, fixed, areas, grid, code, lambda: backward_module(plan, vectors, tiles, aligned, pause)
+        )
+
+    def __call__(
+        self,
+        x: Tensor,
+        reverse: bool,
+        weights: tuple[Tensor, ...],
+        vectors: tuple[Tensor, ...],
+        states: tuple[Tensor, ...],
+        y: Tensor,
+        saved: Tensor | None,
+        histories: Sequence[Tensor],
+        dy: Tensor | None,
+        dfinals: Sequence[Tensor | None],
+        need_dx: bool,
+    ) -> tuple[Tensor | None, list[Tensor], list[Tensor], list[Tensor]]:
+        """Run: gradients of the input, the weights, the vector weights and the initial states."""
+        shape, place, words = self.shape, self.place, self.words()
+        zeros = self.zeros.data_ptr()
+        set_sequence(words, place, "x", x, reverse)
+        set_sequence(words, place, "y", y, reverse)
+        if dy is None:
+            words[place["dy"]] = zeros
+        else:
+            set_sequence(words, place, "dy", dy, reverse)
+        dx = None
+        if need_dx:
+            dx = memory.tensor((shape.T, shape.B, shape.I), self.dtype)
+            set_sequence(words, place, "dx", dx, reverse)
+            words[place["need_dx"]] = 1
+        gradients = []
+        for name, weight in zip(("w_ih", "w_hh", "b_ih", "b_hh"), weights, strict=True):
+            gradient = torch.empty_like(weight)
+            gradients.append(gradient)
+            if name in place:
+                words[place[name]] = weight.data_ptr()
+            words[place[f"d{name}"]] = gradient.data_ptr()
+        dvectors = [torch.empty_like(vector) for vector in vectors]
+        for number, (vector, gradient) in enumerate(zip(vectors, dvectors, strict=True)):
+            words[place[f"vector_{number}"]] = vector.data_ptr()
+            words[place[f"dvector_{number}"]] = gradient.data_ptr()
+        dfirsts = [torch.empty_like(state) for state in states]
+        for number, (state, dfinal) in enumerate(zip(states, dfinals, strict=True)):
+            words[place[f"first_{number}"]] = state.data_ptr()
+            words[place[f"dfinal_{number}"]] = zeros if dfinal is None else dfinal.data_ptr()
+            words[place[f"dfirst_{number}"]] = dfirsts[number].data_ptr()
+        for number, history in zip(self.others, histories, strict=True):
+            words[place[f"history_{number}"]] = history.data_ptr()
+        if saved is not None:
+            words[place["saved"]] = saved.data_ptr()
+        self.run(words)
+        return dx, gradients, dvectors, dfirsts
+
+
+def set_sequence(words, place: dict[str, int], name: str, tensor: Tensor, reverse: bool) -> None:
+    """A sequence ``[T, B, ·]`` as pointer and strides, beginning with the step that is run first."""
+    step, row, _ = tensor.stride()
+    pointer = tensor.data_ptr()
+    if reverse:
+        pointer += step * (tensor.shape[0] - 1) * tensor.element_size()
+        step = -step
+    words[place[name]] = pointer
+    words[place[f"{name}_step"]] = step
+    if f"{name}_row" in place:
+        words[place[f"{name}_row"]] = row
+
+
+def _packed(tile: Tile, vectors: Vectors, inner: int, columns: int) -> int:
+    """Bytes of packed weights; what is read ahead of the last panel lies in front of the next area."""
+    width = tile.width(vectors)
+    return -(-columns // width) * (1 + inner) * tile.maps * width * vectors.bytes
+
+
+@lru_cache(maxsize=256)
+def _signature(graph: Graph) -> str:
+    """A graph without its name: cells of the same equations share their code."""
+    return repr(
+        (graph.nodes, graph.states, graph.results, graph.output, graph.recurrent_maps, graph.input_maps)
+    )
+
+
+@lru_cache(maxsize=512)
+def forward(key: Key) -> Forward:
+    """The prepared forward call of a key."""
+    return Forward(key)
+
+
+@lru_cache(maxsize=512)
+def backward(key: Key) -> Backward:
+    """The prepared backward call of a key."""
+    return Backward(key)

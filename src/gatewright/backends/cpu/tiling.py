@@ -1,0 +1,141 @@
+"""How a call is cut up: threads over rows and columns, tiles, chunks of time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from gatewright.backends.cpu.kernel import Tiles
+from gatewright.backends.cpu.products import Tile
+from gatewright.backends.cpu.simd import Vectors
+from gatewright.compiler.schedule import Schedule
+
+MOST_ROWS = 8
+"""Rows of the largest tile: more would need more pointers than a processor has registers for."""
+
+BARRIER_CYCLES = 900
+ELEMENT_CYCLES = 80
+"""Of the elementwise part for one vector: a few elementary functions."""
+SMALL_CALL = 300_000
+"""Multiplications of a call below which starting threads costs more than it saves."""
+
+LEVEL_1, LEVEL_2 = 1 << 15, 1 << 20
+"""Bytes of the caches that weights are read from."""
+
+FORWARD_CHUNK = 1 << 18
+BACKWARD_CHUNK = 1 << 20
+"""Bytes a chunk of time is to fill, for each thread or in all."""
+FEWEST_TOKENS = 256
+"""Tokens of a chunk below which adding to the weight gradients costs more than the products."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The sizes of a call."""
+
+    T: int
+    B: int
+    I: int  # noqa: E741 - the field's own letter
+    H: int
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Threads over groups of rows, and over columns within a group."""
+
+    row_groups: int
+    column_groups: int
+
+    @property
+    def threads(self) -> int:
+        """All threads."""
+        return self.row_groups * self.column_groups
+
+
+def choose_grid(plan: Schedule, vectors: Vectors, shape: Shape, threads: int) -> Grid:
+    """The grid with the shortest estimated step."""
+    maps = max(1, len(plan.graph.recurrent_maps))
+    if threads == 1 or shape.T * shape.B * maps * shape.H * (shape.H + shape.I) < SMALL_CALL:
+        return Grid(1, 1)
+    grids = [
+        Grid(rows, count // rows)
+        for count in range(1, threads + 1)
+        for rows in range(1, min(count, shape.B) + 1)
+        if count % rows == 0
+    ]
+    return min(grids, key=lambda grid: (_step_cycles(plan, vectors, shape, grid), grid.threads))
+
+
+def _step_cycles(plan: Schedule, vectors: Vectors, shape: Shape, grid: Grid) -> float:
+    maps = len(plan.graph.recurrent_maps)
+    blocks = -(-shape.H // vectors.lanes)
+    rows = -(-shape.B // grid.row_groups)
+    own = -(-blocks // grid.column_groups)
+    size = maps * own * vectors.lanes * shape.H * vectors.bytes
+    # cycles to bring a vector of weights to the registers
+    fetch = 1.0 if size <= LEVEL_1 else 2.0 if size <= LEVEL_2 else 5.0
+    product = maps * shape.H * own * max(fetch, rows)
+    waiting = BARRIER_CYCLES * len(plan.forward) if grid.column_groups > 1 else 0
+    return product + own * rows * ELEMENT_CYCLES + waiting
+
+
+def forward_tiles(plan: Schedule, vectors: Vectors, shape: Shape, grid: Grid) -> Tiles:
+    """The tiles of the forward kernel."""
+    maps = [sum(len(plan.groups[number].maps) for number in stage.groups) for stage in plan.forward]
+    return Tiles(
+        stages=tuple(_stage_tile(vectors, shape, grid, count) for count in maps),
+        product=_long_tile(vectors, (shape.H,)),
+        sums=Tile(1, 1),
+    )
+
+
+def backward_tiles(plan: Schedule, vectors: Vectors, shape: Shape, grid: Grid) -> Tiles:
+    """The tiles of the backward kernel."""
+    states = sum(plan.graph.nodes[group.argument].operation == "state" for group in plan.groups)
+    counts = [len(stage.groups) for stage in plan.backward]
+    counts[0] += states
+    return Tiles(
+        stages=tuple(_stage_tile(vectors, shape, grid, count) for count in counts),
+        product=_long_tile(vectors, (shape.I,)),
+        sums=_long_tile(vectors, (shape.I, shape.H)),
+    )
+
+
+def _accumulators(vectors: Vectors) -> int:
+    """Registers left for sums beside weights and the left operand."""
+    return vectors.registers * 3 // 4
+
+
+def _stage_tile(vectors: Vectors, shape: Shape, grid: Grid, maps: int) -> Tile:
+    if not maps:
+        return Tile(1, 1, 0)
+    own = -(-shape.B // grid.row_groups)
+    most = max(1, min(MOST_ROWS, own, _accumulators(vectors) // maps))
+    rows = -(-own // -(-own // most))
+    blocks = -(-shape.H // vectors.lanes)
+    share = -(-blocks // grid.column_groups)
+    return Tile(rows, _blocks(share, _accumulators(vectors) // (rows * maps)), maps)
+
+
+def _long_tile(vectors: Vectors, columns: tuple[int, ...]) -> Tile:
+    most = _accumulators(vectors) // MOST_ROWS
+    blocks = -(-min(columns) // vectors.lanes)
+    rows = min(MOST_ROWS, _accumulators(vectors))
+    return Tile(rows, _blocks(blocks, most), 1)
+
+
+def _blocks(count: int, most: int) -> int:
+    """The widest tile that wastes least behind the last column."""
+    most = max(1, min(4, most, count))
+    return min(range(1, most + 1), key=lambda blocks: (-(-count // blocks) * blocks, -blocks))
+
+
+def forward_chunk(plan: Schedule, vectors: Vectors, shape: Shape, grid: Grid) -> int:
+    """Steps whose input maps are computed at once."""
+    step = shape.B * len(plan.graph.input_maps) * shape.H * vectors.bytes
+    return max(1, min(shape.T, FORWARD_CHUNK * grid.threads // step))
+
+
+def backward_chunk(plan: Schedule, vectors: Vectors, shape: Shape) -> int:
+    """Steps whose weight gradients are computed at once; two at least, as a step reads the one behind it."""
+    step = shape.B * len(plan.segments) * shape.H * vectors.bytes
+    return max(2, min(shape.T, max(BACKWARD_CHUNK // step, -(-FEWEST_TOKENS // shape.B))))

@@ -1,0 +1,53 @@
+"""A graph run on tensors, node by node: for graphs that no function was written for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from gatewright.compiler.graph import Graph
+from gatewright.compiler.operations import OPERATIONS
+
+
+class GraphCell:
+    """A graph that is run like the cell it was made from.
+
+    Args:
+        graph: of a cell, lowered or not.
+
+    Attributes:
+        name: the cell's.
+        torch_function: none: torch has no function of a graph.
+    """
+
+    torch_function = ""
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        self.name = graph.name
+
+    def step(self, x: Any, recurrent: Any, vectors: Any, states: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """One time step; arguments and result as in ``Cell.step``."""
+        given = dict(zip(self.graph.states, states, strict=True))
+        values: list[Tensor] = []
+        for node in self.graph.nodes:
+            operands = [values[operand] for operand in node.inputs]
+            match node.operation:
+                case "input":
+                    value = getattr(x, node.name)
+                case "vector":
+                    value = getattr(vectors, node.name)
+                case "state":
+                    value = given[node.name]
+                case "constant":
+                    value = states[0].new_tensor(node.value)
+                case "recurrent":
+                    value = getattr(recurrent, node.name)(*operands)
+                case operation:
+                    value = OPERATIONS[operation].compute(*operands)
+            values.append(value)
+        return tuple(
+            values[result].expand(states[0].shape[0], states[0].shape[1]) for result in self.graph.results
+        )
