@@ -44,6 +44,7 @@ class Call:
         states: the initial value of each state, ``[B, H]`` (``[B, P]`` for a projected output).
         reverse: run from the last step to the first; outputs stand where their inputs stand.
         batch_sizes: for a packed sequence, how many rows are active at each step, never growing.
+        recompute: keep outputs only for the gradient, and compute the rest again.
     """
 
     cell: Cell | GraphCell
@@ -52,6 +53,7 @@ class Call:
     states: tuple[Tensor, ...]
     reverse: bool = False
     batch_sizes: tuple[int, ...] | None = None
+    recompute: bool = False
 
 
 Result = tuple[Tensor, tuple[Tensor, ...]]

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from gatewright.backends.call import Call, Result
 from gatewright.compiler.graph import Graph
@@ -28,6 +29,11 @@ class EagerBackend:
 
     def run(self, call: Call) -> Result:
         """Run the equations over the sequence; input maps are one product before the loop."""
+        if call.recompute and torch.is_grad_enabled():
+            return checkpoint(self._run, call, use_reentrant=False)  # pyright: ignore[reportReturnType]
+        return self._run(call)
+
+    def _run(self, call: Call) -> Result:
         graph, weights = call.cell.graph, call.weights
         maps = F.linear(call.x, weights.weight_ih, weights.bias_ih)
         steps = maps.unbind(0) if call.batch_sizes is None else maps.split(call.batch_sizes)

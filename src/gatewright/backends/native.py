@@ -23,6 +23,8 @@ class NativeBackend:
             return "torch projects the output of an LSTM only"
         if call.batch_sizes is not None and call.reverse:
             return "torch's kernels run a packed sequence in reverse only as part of a bidirectional layer"
+        if call.recompute:
+            return "torch's kernels keep what they need for the gradient"
         if call.x.numel() == 0:
             return "torch's kernels take no empty sequences"
         return None

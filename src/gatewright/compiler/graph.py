@@ -7,8 +7,9 @@ earlier node, or an operation on earlier nodes. Every value is ``[B, H]`` or bro
 from __future__ import annotations
 
 from collections import Counter
+import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 from gatewright.compiler.operations import OPERATIONS
 
@@ -78,6 +79,12 @@ class Graph:
             if sorted(found) != sorted(names):
                 raise ValueError(f"{operation} nodes {found} do not match the declared names {names}")
 
+        # asked for at every call of a layer, and slow to compute
+        object.__setattr__(self, "_hash", hash((self.nodes, self.states, self.results, self.output)))
+
+    def __hash__(self) -> int:
+        return self._hash  # pyright: ignore[reportAttributeAccessIssue]
+
     def _declared(self) -> dict[str, tuple[str, ...]]:
         return {"input": self.input_maps, "recurrent": self.recurrent_maps, "vector": self.vector_weights}
 
@@ -140,6 +147,17 @@ class Graph:
                     if self.nodes[operand].operation == "vector":
                         names.add(self.nodes[operand].name)
         return gains, biases
+
+    def to_json(self) -> str:
+        """The graph as text, for where only text can go."""
+        return json.dumps(asdict(self), separators=(",", ":"))
+
+    @classmethod
+    def from_json(cls, text: str) -> Graph:
+        """The graph of a text that ``to_json`` made."""
+        given = json.loads(text)
+        nodes = tuple(Node(**{**node, "inputs": tuple(node["inputs"])}) for node in given.pop("nodes"))
+        return cls(nodes, **{k: tuple(v) if isinstance(v, list) else v for k, v in given.items()})
 
     def __str__(self) -> str:
         return "\n".join(_lines(self))

@@ -19,6 +19,7 @@ class GraphCell:
 
     Attributes:
         name: the cell's.
+        serialized: the graph as text.
         torch_function: none: torch has no function of a graph.
     """
 
@@ -27,6 +28,7 @@ class GraphCell:
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
         self.name = graph.name
+        self.serialized = graph.to_json()
 
     def step(self, x: Any, recurrent: Any, vectors: Any, states: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """One time step; arguments and result as in ``Cell.step``."""

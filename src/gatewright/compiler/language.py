@@ -162,6 +162,7 @@ class Cell:
         name: the function's name.
         arguments: the function's own, in order.
         graph: the traced graph.
+        serialized: the graph as text.
     """
 
     def __init__(
@@ -182,6 +183,7 @@ class Cell:
         self.torch_function = torch_function
         self.arguments = _arguments(function)
         self.graph = _trace(function, self.arguments, source, rows, output)
+        self.serialized = self.graph.to_json()
         self.__doc__ = function.__doc__
         self.__module__ = function.__module__
         self.__qualname__ = function.__qualname__

@@ -37,6 +37,7 @@ class GRU(Recurrent):
         dtype: torch.dtype | None = None,
         *,
         reset: str = "after",
+        recompute: bool = False,
     ) -> None:
         if reset not in ("after", "before"):
             hint = "'after' is torch's form and the default, 'before' the paper's"
@@ -45,7 +46,7 @@ class GRU(Recurrent):
         super().__init__(
             gru if reset == "after" else gru_reset_before,
             input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional,
-            device=device, dtype=dtype,
+            device=device, dtype=dtype, recompute=recompute,
         )  # fmt: skip
 
     def extra_repr(self) -> str:
@@ -88,10 +89,12 @@ class LSTM(Recurrent):
         proj_size: int = 0,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
+        *,
+        recompute: bool = False,
     ) -> None:
         super().__init__(
             lstm, input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, proj_size,
-            device, dtype,
+            device, dtype, recompute=recompute,
         )  # fmt: skip
 
     def to_torch(self) -> nn.LSTM:
@@ -118,6 +121,8 @@ class RNN(Recurrent):
         bidirectional: bool = False,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
+        *,
+        recompute: bool = False,
     ) -> None:
         if nonlinearity not in ("tanh", "relu"):
             hint = "as in torch.nn it is RNN's fourth argument, before bias; pass options by name"
@@ -128,7 +133,7 @@ class RNN(Recurrent):
         super().__init__(
             rnn_tanh if nonlinearity == "tanh" else rnn_relu,
             input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional,
-            device=device, dtype=dtype,
+            device=device, dtype=dtype, recompute=recompute,
         )  # fmt: skip
 
     def extra_repr(self) -> str:

@@ -44,6 +44,7 @@ class Recurrent(nn.Module):
         proj_size: ``P``, when the output state is projected to another size after every step, else 0.
         device: of the parameters.
         dtype: of the parameters.
+        recompute: keep only outputs for the gradient and compute the gates again, for a third more arithmetic.
 
     Attributes:
         backend: ``"auto"``, or the name of the backend that must run.
@@ -62,6 +63,8 @@ class Recurrent(nn.Module):
         proj_size: int = 0,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
+        *,
+        recompute: bool = False,
     ) -> None:
         super().__init__()
         self.cell = find_cell(cell)
@@ -73,6 +76,7 @@ class Recurrent(nn.Module):
         self.dropout = dropout
         self.bidirectional = bidirectional
         self.proj_size = proj_size
+        self.recompute = recompute
         self._backend = "auto"
         self._check_arguments(dtype)
         for layer, suffix in self._layers_and_suffixes():
@@ -89,7 +93,7 @@ class Recurrent(nn.Module):
                 raise InputError(
                     f"{owner}: expected {name} as an integer of at least {least}, received {value!r}", _ORDER
                 )
-        for name in ("bias", "batch_first", "bidirectional"):
+        for name in ("bias", "batch_first", "bidirectional", "recompute"):
             value = getattr(self, name)
             if not isinstance(value, bool):
                 raise InputError(f"{owner}: expected {name} as True or False, received {value!r}", _ORDER)
@@ -198,7 +202,7 @@ class Recurrent(nn.Module):
             row = layer * self._directions + direction
             weights = self._weights(layer, "_reverse" if direction else "")
             first = tuple(state[row] for state in states)
-            calls.append(Call(self.cell, data, weights, first, bool(direction), sizes))
+            calls.append(Call(self.cell, data, weights, first, bool(direction), sizes, self.recompute))
         return calls
 
     @overload
@@ -267,7 +271,7 @@ class Recurrent(nn.Module):
             text = f"{self.cell.name}, {text}"
         defaults = {
             "proj_size": 0, "num_layers": 1, "bias": True, "batch_first": False, "dropout": 0.0,
-            "bidirectional": False, "backend": "auto",
+            "bidirectional": False, "recompute": False, "backend": "auto",
         }  # fmt: skip
         for name, default in defaults.items():
             value = getattr(self, name)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 
 from gatewright.backends.call import Call, Result
-from gatewright.backends.cpu import launch, sequence
-from gatewright.backends.eager import EagerBackend
+from gatewright.backends.cpu import launch, operator, sequence
 
 
 class CpuBackend:
@@ -26,6 +25,8 @@ class CpuBackend:
             return "its kernels take dense sequences, the input is packed"
         if call.weights.weight_hr is not None:
             return "its kernels do not project the output"
+        if torch.compiler.is_compiling():
+            return None
         if torch.autograd.forward_ad._current_level >= 0:
             return "forward-mode differentiation goes through the equations"
         if torch._C._functorch.peek_interpreter_stack() is not None:  # pyright: ignore
@@ -39,7 +40,5 @@ class CpuBackend:
         return sequence.describe(call)
 
     def run(self, call: Call) -> Result:
-        """Run the kernels; an empty sequence or batch has nothing for them to do."""
-        if 0 in call.x.shape[:2]:
-            return EagerBackend().run(call)
-        return sequence.run(call)
+        """Run the kernels, as a registered operator where torch traces."""
+        return operator.run(call) if torch.compiler.is_compiling() else sequence.run(call)

@@ -303,10 +303,15 @@ class _Backward(Kernel):
             for segment, place in zip(self.plan.segments, self.segment_places, strict=True):
                 if segment.node in stage.kept:
                     code.store(values.value(segment.node), place.at(code, row, column), mask)
-            for state, node in enumerate(self.plan.derivative.states):
-                if node is not None and node in stage.kept:
-                    place = Place(word[f"carry_{state}"], word["H"])
-                    code.store(values.value(node), place.at(code, row, column), mask)
+            # all are read before one is overwritten: a state may hand its adjoint on to another
+            carried = {
+                state: values.value(node)
+                for state, node in enumerate(self.plan.derivative.states)
+                if node is not None and node in stage.kept
+            }
+            for state, value in carried.items():
+                place = Place(word[f"carry_{state}"], word["H"])
+                code.store(value, place.at(code, row, column), mask)
 
         self.over_tiles(tile, terms, element, odd)
 

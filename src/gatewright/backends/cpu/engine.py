@@ -1,4 +1,9 @@
-"""From LLVM text to functions: the machine, compilation, object code in memory and on disk."""
+"""From LLVM text to functions: the machine, compilation, object code in memory and on disk.
+
+Object code on disk is named by the text it was made from, the machine and LLVM's version, so that none is ever
+out of date, and machines may share a folder. llvmlite is imported when it is first needed: where it cannot be,
+the other backends run.
+"""
 
 from __future__ import annotations
 
@@ -13,17 +18,55 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
-
-import llvmlite
-import llvmlite.binding as llvm
+from typing import TYPE_CHECKING
+from weakref import WeakValueDictionary
 
 from gatewright.backends.cpu.simd import ELEMENT_BITS, Vectors
+from gatewright.errors import InputError
 
-FORMAT = 1
-"""Of the generated code; a change of the emitter changes it, and with it every key of the cache."""
+if TYPE_CHECKING:
+    from llvmlite.binding import TargetMachine
 
 _MAGIC = b"gatewright kernel\n"
+
+
+class UnsupportedMachineError(RuntimeError):
+    """The processor lacks what the kernels are made of."""
+
+
+class CompilationError(RuntimeError):
+    """LLVM refused the text of a kernel: a mistake of ours, or a version of LLVM that reads it differently."""
+
+
+# -------------------------------------------------------------------- the machine
+
+
+@dataclass(frozen=True)
+class _Level:
+    """Vectors of one width.
+
+    Attributes:
+        name: in the words of the processor's maker.
+        vector_bytes: of a vector.
+        registers: how many vector registers there are.
+        needs: LLVM's names of the features it takes.
+        without: of those that are switched off.
+    """
+
+    name: str
+    vector_bytes: int
+    registers: int
+    needs: tuple[str, ...] = ()
+    without: tuple[str, ...] = ()
+
+
+_X86 = (
+    # 256 bits are what LLVM prefers on some machines with wider vectors
+    _Level("AVX-512", 64, 32, ("avx512f", "avx512vl", "avx512dq"), ("prefer-256-bit",)),
+    _Level("AVX2", 32, 16, ("avx2", "fma"), ("avx512f",)),
+    _Level("AVX", 16, 16, ("avx", "fma"), ("avx2",)),
+)
+_ARM = (_Level("NEON", 16, 32),)
 
 
 @dataclass(frozen=True)
@@ -36,6 +79,7 @@ class Machine:
         vector_bytes: of its widest vectors.
         registers: how many vector registers it has.
         pause: the intrinsic that a waiting loop calls, with its operand, or empty.
+        instruction_set: that of its vectors, in the words of its maker.
     """
 
     name: str
@@ -43,147 +87,236 @@ class Machine:
     vector_bytes: int
     registers: int
     pause: str
+    instruction_set: str
 
     def vectors(self, element: str) -> Vectors:
         """The machine's vectors of an element type."""
         return Vectors(element, self.vector_bytes * 8 // ELEMENT_BITS[element], self.registers)
 
-    @property
-    def instruction_set(self) -> str:
-        """In the words of the processor's maker."""
-        if platform.machine().lower() in ("x86_64", "amd64"):
-            return {64: "AVX-512", 32: "AVX2", 16: "SSE"}[self.vector_bytes]
-        return "NEON" if platform.machine().lower() in ("arm64", "aarch64") else platform.machine()
-
 
 @lru_cache(maxsize=1)
 def machine() -> Machine:
-    """This machine."""
+    """This machine, with vectors no wider than ``GATEWRIGHT_VECTOR_BYTES`` says.
+
+    Returns:
+        The machine.
+
+    Raises:
+        UnsupportedMachineError: it has no fused multiplication and addition.
+        InputError: ``GATEWRIGHT_VECTOR_BYTES`` is no width that it has.
+    """
+    return _machine(_widest())
+
+
+def _widest() -> int:
+    given = os.environ.get("GATEWRIGHT_VECTOR_BYTES") or "64"
+    if not given.isdecimal() or int(given) < 16:
+        message = f"GATEWRIGHT_VECTOR_BYTES: expected 16, 32 or 64, received {given!r}"
+        raise InputError(message, "unset it to use the machine's widest vectors")
+    return int(given)
+
+
+def _machine(widest: int) -> Machine:
+    import llvmlite.binding as llvm
+
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
-    features = llvm.get_host_cpu_features()
-    x86 = platform.machine().lower() in ("x86_64", "amd64")
-    size, registers = 16, 16 if x86 else 32
-    if features.get("avx512f") and features.get("avx512vl") and features.get("avx512dq"):
-        size, registers = 64, 32
-    elif features.get("avx2") and features.get("fma"):
-        size = 32
-    arm = platform.machine().lower() in ("arm64", "aarch64")
-    pause = "llvm.x86.sse2.pause()" if x86 else "llvm.aarch64.hint(i32 1)" if arm else ""
-    return Machine(llvm.get_host_cpu_name(), features.flatten(), size, registers, pause)
+    try:
+        features = llvm.get_host_cpu_features()
+    except RuntimeError:
+        # LLVM knows the processor but not how to ask it: what every one of its kind has
+        features = llvm.FeatureMap()
+    kind = platform.machine().lower()
+    pause = ""
+    levels: tuple[_Level, ...] = (_Level(kind, 16, 32),)
+    if kind in ("x86_64", "amd64"):
+        levels, pause = _X86, "llvm.x86.sse2.pause()"
+    elif kind in ("arm64", "aarch64"):
+        levels, pause = _ARM, "llvm.aarch64.hint(i32 1)"
+    for level in levels:
+        if level.vector_bytes <= widest and all(features.get(name) for name in level.needs):
+            # the last word on a feature counts, and switches off what builds on it as well
+            text = ",".join([features.flatten(), *(f"-{name}" for name in level.without)]).strip(",")
+            return Machine(
+                llvm.get_host_cpu_name(), text, level.vector_bytes, level.registers, pause, level.name
+            )
+    raise UnsupportedMachineError("its kernels need a processor with FMA instructions")
 
 
 @lru_cache(maxsize=1)
-def _target_machine() -> llvm.TargetMachine:
+def refusal() -> str | None:
+    """Why no code can be made on this machine, or None."""
+    try:
+        machine()
+    except (ImportError, OSError) as error:
+        return f"its kernels are compiled by llvmlite, which cannot be imported: {error}"
+    except UnsupportedMachineError as error:
+        return str(error)
+    return None
+
+
+# -------------------------------------------------------------------- compilation
+
+
+def _target_machine() -> TargetMachine:
+    import llvmlite.binding as llvm
+
     host = machine()
     target = llvm.Target.from_default_triple()
-    # 256 bits are what LLVM prefers on some machines with wider vectors
-    features = host.features + (",-prefer-256-bit" if host.vector_bytes == 64 else "")
-    return target.create_target_machine(cpu=host.name, features=features, opt=3, jit=True)
-
-
-class Library:
-    """Loaded object code.
-
-    Args:
-        code: the object file.
-    """
-
-    def __init__(self, code: bytes) -> None:
-        empty = llvm.parse_assembly("")
-        # the engine takes its target machine over, so each needs one of its own
-        _target_machine.cache_clear()
-        self._engine = llvm.create_mcjit_compiler(empty, _target_machine())
-        self._engine.add_object_file(llvm.ObjectFileRef.from_data(code))
-        self._engine.finalize_object()
-        self.run = self._function("run", ctypes.c_void_p, ctypes.c_int64)
-        self.enter_address = self._engine.get_function_address("enter")
-
-    def _function(self, name: str, *arguments: type) -> Any:
-        address = self._engine.get_function_address(name)
-        if not address:
-            raise OSError(f"the object code has no function {name}")
-        return ctypes.CFUNCTYPE(None, *arguments)(address)
+    return target.create_target_machine(cpu=host.name, features=host.features, opt=1, jit=True)
 
 
 def compile_text(text: str) -> bytes:
-    """Object code of a module."""
-    target = _target_machine()
-    module = llvm.parse_assembly(text)
-    module.triple = target.triple
-    module.data_layout = str(target.target_data)
-    module.verify()
-    options = llvm.create_pipeline_tuning_options(speed_level=2)
-    options.loop_vectorization = options.slp_vectorization = False
-    options.loop_unrolling = False
-    builder = llvm.create_pass_builder(target, options)
-    builder.getModulePassManager().run(module, builder)
-    return target.emit_object(module)
+    """Object code of a module.
+
+    Args:
+        text: of the module.
+
+    Returns:
+        The object file.
+
+    Raises:
+        CompilationError: LLVM refuses the text.
+    """
+    import llvmlite.binding as llvm
+
+    try:
+        target = _target_machine()
+        module = llvm.parse_assembly(text)
+        module.triple = target.triple
+        module.data_layout = str(target.target_data)
+        module.verify()
+        # no passes of the optimiser: the text is as it should be, they cost as long again and win nothing
+        return target.emit_object(module)
+    except RuntimeError as error:
+        version = ".".join(map(str, llvm.llvm_version_info))
+        message = f"LLVM {version} refused the code of a kernel: {error}"
+        hint = "set layer.backend = 'eager', and please report this message with the cell"
+        raise CompilationError(f"{message}\n  hint: {hint}") from error
 
 
-_lock = threading.Lock()
-_loaded: dict[str, Library] = {}
+class Library:
+    """Loaded object code: a kernel.
+
+    Args:
+        code: the object file.
+
+    Attributes:
+        run: the kernel, called with the address of its arguments and the number of the thread.
+        enter_address: of the function that every thread of an OpenMP team enters.
+    """
+
+    def __init__(self, code: bytes) -> None:
+        import llvmlite.binding as llvm
+
+        # the engine takes the target machine over, so each has one of its own
+        self._engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), _target_machine())
+        self._engine.add_object_file(llvm.ObjectFileRef.from_data(code))
+        self._engine.finalize_object()
+        prototype = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64)
+        self.run: Callable[[int, int], None] = prototype(self._address("run"))
+        self.enter_address = self._address("enter")
+
+    def _address(self, name: str) -> int:
+        address = self._engine.get_function_address(name)
+        if not address:
+            raise CompilationError(f"the object code of a kernel has no function {name!r}")
+        return address
+
+
+# -------------------------------------------------------------------- in memory
+
+_lock = threading.RLock()
+_loaded: WeakValueDictionary[str, Library] = WeakValueDictionary()
+
+if hasattr(os, "register_at_fork"):
+    # no fork in the middle of a compilation: the child would wait for it for ever
+    os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)
 
 
 def library(key: str, make: Callable[[], str]) -> Library:
-    """The library of a key: loaded before, read from disk, or made."""
-    found = _loaded.get(key)
-    if found is not None:
-        return found
+    """A kernel: loaded already, read from disk, or compiled.
+
+    Args:
+        key: what its text follows from.
+        make: makes the text.
+
+    Returns:
+        The kernel, the same for the same key as long as anyone uses it.
+    """
     with _lock:
-        if key not in _loaded:
-            _loaded[key] = _read_or_make(key, make)
-        return _loaded[key]
+        found = _loaded.get(key)
+        if found is None:
+            found = _loaded[key] = Library(_code(make()))
+        return found
 
 
-def _read_or_make(key: str, make: Callable[[], str]) -> Library:
-    host = machine()
-    parts = (FORMAT, llvmlite.__version__, llvm.llvm_version_info, host, key)
-    digest = hashlib.sha256(repr(parts).encode()).hexdigest()
-    path = _folder() / f"{digest}.o"
+# -------------------------------------------------------------------- on disk
+
+
+def _code(text: str) -> bytes:
+    """The object code of a module, from disk when it was compiled before."""
+    import llvmlite
+    import llvmlite.binding as llvm
+
+    made_from = repr((llvmlite.__version__, llvm.llvm_version_info, machine(), text))
+    digest = hashlib.sha256(made_from.encode()).hexdigest()
+    folder = _folder()
+    if folder is None:
+        return compile_text(text)
+    path = folder / f"{digest}.o"
     code = _read(path, digest)
-    if code is not None:
-        return Library(code)
-    code = compile_text(make())
-    _write(path, digest, code)
-    return Library(code)
+    if code is None:
+        code = compile_text(text)
+        _write(path, digest, code)
+    return code
 
 
-def _folder() -> Path:
+def _folder() -> Path | None:
+    """Where object code is kept: ``GATEWRIGHT_CACHE``, else the user's cache; None for a user without a home."""
     given = os.environ.get("GATEWRIGHT_CACHE")
     if given:
         return Path(given)
     base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path("~/.cache").expanduser()) / "gatewright"
+    try:
+        return (Path(base) if base else Path.home() / ".cache") / "gatewright"
+    except RuntimeError:
+        return None
 
 
 def _read(path: Path, digest: str) -> bytes | None:
     """The object code of a file that this user wrote and nothing has changed since, or None."""
     try:
-        info = path.stat()
-        if hasattr(os, "getuid") and (
-            info.st_uid != os.getuid() or info.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
-        ):
-            return None
-        content = path.read_bytes()
+        with path.open("rb") as file:
+            if not _is_own(os.fstat(file.fileno())):
+                return None
+            content = file.read()
     except OSError:
         return None
-    head = len(_MAGIC) + 32
-    code = content[head:]
-    if content[:head] != _MAGIC + hashlib.sha256(digest.encode() + code).digest():
-        return None
-    return code
+    head = _head(digest, content[len(_MAGIC) + hashlib.sha256().digest_size :])
+    return content[len(head) :] if content.startswith(head) else None
+
+
+def _is_own(info: os.stat_result) -> bool:
+    """Whether this user alone can have written a file: what others write is code they would run as this user."""
+    if not hasattr(os, "getuid"):
+        return True
+    return info.st_uid == os.getuid() and not info.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+
+
+def _head(digest: str, code: bytes) -> bytes:
+    """What stands before the object code: a sum of what it was made from and of itself."""
+    return _MAGIC + hashlib.sha256(digest.encode() + code).digest()
 
 
 def _write(path: Path, digest: str, code: bytes) -> None:
-    """Keep object code for the next process; a folder that cannot be written is no error."""
-    content = _MAGIC + hashlib.sha256(digest.encode() + code).digest() + code
+    """Keep object code for the next process, whole or not at all; a folder that cannot be written is no error."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.stem, suffix=".part")
         try:
             with os.fdopen(handle, "wb") as file:
-                file.write(content)
+                file.write(_head(digest, code) + code)
             Path(name).replace(path)
         except OSError:
             Path(name).unlink(missing_ok=True)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,6 +24,8 @@ ELEMENTS = {torch.float32: "float", torch.float64: "double"}
 """The dtypes the backend computes in, as LLVM names them."""
 
 _LINE = 64
+
+_WEIGHTS = ("w_ih", "w_hh", "b_ih", "b_hh")
 
 
 class _Prepared:
@@ -87,27 +89,27 @@ class _Prepared:
             threads.launch(self._library, words, 1)
 
 
-@dataclass(frozen=True)
-class Key:
-    """What a prepared call depends on."""
+def output(steps: int, batch: int, hidden: int, dtype: torch.dtype) -> Tensor:
+    """An uninitialised output ``[T, B, H]``."""
+    return memory.tensor((steps, batch, hidden), dtype)
 
-    graph: Graph
-    dtype: torch.dtype
-    shape: Shape
-    threads: int
-    training: bool
+
+def kept_widths(plan: Schedule, hidden: int) -> tuple[int, ...]:
+    """Features of what a forward pass keeps: the saved nodes, then each state that is no output."""
+    saved = (len(plan.saved) * hidden,) if plan.saved else ()
+    return (*saved, *[hidden] * (len(plan.graph.states) - 1))
 
 
 class Forward(_Prepared):
     """A forward call made ready."""
 
-    def __init__(self, key: Key) -> None:
-        plan, vectors = schedule(key.graph), engine.machine().vectors(ELEMENTS[key.dtype])
-        shape, graph = key.shape, plan.graph
-        grid = tiling.choose_grid(plan, vectors, shape, key.threads)
+    def __init__(self, cell: Graph, dtype: torch.dtype, shape: Shape, count: int, training: bool) -> None:
+        plan, vectors = schedule(cell), engine.machine().vectors(ELEMENTS[dtype])
+        graph = plan.graph
+        grid = tiling.choose_grid(plan, vectors, shape, count)
         self.tiles = tiles = tiling.forward_tiles(plan, vectors, shape, grid)
-        self.plan, self.shape, self.dtype, self.training = plan, shape, key.dtype, key.training
-        layout = forward_layout(plan, key.training)
+        self.plan, self.shape, self.dtype, self.training = plan, shape, dtype, training
+        layout = forward_layout(plan, training)
         chunk = tiling.forward_chunk(plan, vectors, shape, grid)
         size, state = vectors.bytes, shape.B * shape.H * vectors.bytes
         areas = {
@@ -122,64 +124,53 @@ class Forward(_Prepared):
                 areas[f"packed_{number}"] = _packed(one, vectors, shape.H, shape.H)
         self.output = graph.state_index(graph.output)
         self.others = [s for s in range(len(graph.states)) if s != self.output]
-        if not key.training:
+        if not training:
             areas |= {f"history_{state_number}": 2 * state for state_number in self.others}
         fixed = {
             "T": shape.T, "B": shape.B, "H": shape.H, "I": shape.I, "chunk": chunk,
-            "history_mask": -1 if key.training else 1,
+            "history_mask": -1 if training else 1,
         }  # fmt: skip
         names = (*SYSTEM, *GRID, *layout.pointers, *layout.numbers)
         aligned = shape.H % vectors.lanes == 0 and shape.I % vectors.lanes == 0
-        code = f"forward {key.training} {aligned} {vectors} {tiles} {_signature(key.graph)}"
+        code = f"forward {training} {aligned} {vectors} {tiles} {_signature(graph)}"
         pause = engine.machine().pause
         super().__init__(
             names, fixed, areas, grid, code,
-            lambda: forward_module(plan, vectors, tiles, aligned, key.training, pause),
+            lambda: forward_module(plan, vectors, tiles, aligned, training, pause),
         )  # fmt: skip
 
     def __call__(
-        self,
-        x: Tensor,
-        reverse: bool,
-        weights: tuple[Tensor, ...],
-        vectors: tuple[Tensor, ...],
-        states: tuple[Tensor, ...],
-    ) -> tuple[Tensor, list[Tensor], Tensor | None, list[Tensor]]:
-        """Run: the output, the final states, what is saved, and the histories of the other states."""
+        self, reverse: bool, operands: Any, y: Tensor | None
+    ) -> tuple[Tensor, tuple[Tensor, ...], tuple[Tensor, ...]]:
+        """Run: the output, the final states, and what is kept for the gradient."""
         shape, place, words = self.shape, self.place, self.words()
-        y = memory.tensor((shape.T, shape.B, shape.H), self.dtype)
-        finals = [torch.empty((shape.B, shape.H), dtype=self.dtype) for _ in states]
-        saved, histories = None, []
+        y = output(shape.T, shape.B, shape.H, self.dtype) if y is None else y
+        final = [torch.empty((shape.B, shape.H), dtype=self.dtype) for _ in operands.states]
+        kept: tuple[Tensor, ...] = ()
         if self.training:
-            if self.plan.saved:
-                saved = memory.tensor((shape.T, shape.B, shape.H * len(self.plan.saved)), self.dtype)
-                words[place["saved"]] = saved.data_ptr()
-            for state in self.others:
-                history = memory.tensor((shape.T, shape.B, shape.H), self.dtype)
-                words[place[f"history_{state}"]] = history.data_ptr()
-                histories.append(history)
-        set_sequence(words, place, "x", x, reverse)
+            kept = tuple(output(shape.T, shape.B, width, self.dtype) for width in kept_widths(self.plan, shape.H))
+            set_kept(words, place, self.plan, kept)
+        set_sequence(words, place, "x", operands.x, reverse)
         set_sequence(words, place, "y", y, reverse)
-        for name, weight in zip(("w_ih", "w_hh", "b_ih", "b_hh"), weights, strict=True):
+        for name, weight in zip(_WEIGHTS, operands.weights, strict=True):
             words[place[name]] = weight.data_ptr()
-        for number, vector in enumerate(vectors):
+        for number, vector in enumerate(operands.vectors):
             words[place[f"vector_{number}"]] = vector.data_ptr()
-        for number, state in enumerate(states):
+        for number, state in enumerate(operands.states):
             words[place[f"first_{number}"]] = state.data_ptr()
-            words[place[f"final_{number}"]] = finals[number].data_ptr()
+            words[place[f"final_{number}"]] = final[number].data_ptr()
         self.run(words)
-        return y, finals, saved, histories
+        return y, tuple(final), kept
 
 
 class Backward(_Prepared):
     """A backward call made ready."""
 
-    def __init__(self, key: Key) -> None:
-        plan, vectors = schedule(key.graph), engine.machine().vectors(ELEMENTS[key.dtype])
-        shape = key.shape
-        grid = tiling.choose_grid(plan, vectors, shape, key.threads)
+    def __init__(self, cell: Graph, dtype: torch.dtype, shape: Shape, count: int) -> None:
+        plan, vectors = schedule(cell), engine.machine().vectors(ELEMENTS[dtype])
+        grid = tiling.choose_grid(plan, vectors, shape, count)
         tiles = tiling.backward_tiles(plan, vectors, shape, grid)
-        self.plan, self.shape, self.dtype = plan, shape, key.dtype
+        self.plan, self.shape, self.dtype = plan, shape, dtype
         layout = backward_layout(plan)
         chunk = tiling.backward_chunk(plan, vectors, shape)
         size, state = vectors.bytes, shape.B * shape.H * vectors.bytes
@@ -203,14 +194,14 @@ class Backward(_Prepared):
                 areas[f"carry_{number}"] = state
         self.output = plan.graph.state_index(plan.graph.output)
         self.others = [s for s in range(len(plan.graph.states)) if s != self.output]
-        self.zeros = torch.zeros(max(shape.B * shape.H, shape.H, shape.I) + vectors.lanes, dtype=key.dtype)
+        self.zeros = torch.zeros(max(shape.B * shape.H, shape.H, shape.I) + vectors.lanes, dtype=dtype)
         fixed = {
             "T": shape.T, "B": shape.B, "H": shape.H, "I": shape.I, "chunk": chunk,
             "zeros": self.zeros.data_ptr(),
         }  # fmt: skip
         names = (*SYSTEM, *GRID, *layout.pointers, *layout.numbers)
         aligned = shape.H % vectors.lanes == 0 and shape.I % vectors.lanes == 0
-        code = f"backward {aligned} {vectors} {tiles} {_signature(key.graph)}"
+        code = f"backward {aligned} {vectors} {tiles} {_signature(plan.graph)}"
         pause = engine.machine().pause
         super().__init__(
             names, fixed, areas, grid, code, lambda: backward_module(plan, vectors, tiles, aligned, pause)
@@ -218,54 +209,54 @@ class Backward(_Prepared):
 
     def __call__(
         self,
-        x: Tensor,
         reverse: bool,
-        weights: tuple[Tensor, ...],
-        vectors: tuple[Tensor, ...],
-        states: tuple[Tensor, ...],
-        y: Tensor,
-        saved: Tensor | None,
-        histories: Sequence[Tensor],
+        operands: Any,
+        found: Any,
         dy: Tensor | None,
-        dfinals: Sequence[Tensor | None],
+        dfinal: Sequence[Tensor | None],
         need_dx: bool,
-    ) -> tuple[Tensor | None, list[Tensor], list[Tensor], list[Tensor]]:
+    ) -> tuple[Tensor, tuple[Tensor, ...], tuple[Tensor, ...], tuple[Tensor, ...]]:
         """Run: gradients of the input, the weights, the vector weights and the initial states."""
         shape, place, words = self.shape, self.place, self.words()
         zeros = self.zeros.data_ptr()
-        set_sequence(words, place, "x", x, reverse)
-        set_sequence(words, place, "y", y, reverse)
+        set_sequence(words, place, "x", operands.x, reverse)
+        set_sequence(words, place, "y", found.y, reverse)
+        set_kept(words, place, self.plan, found.kept)
         if dy is None:
             words[place["dy"]] = zeros
         else:
             set_sequence(words, place, "dy", dy, reverse)
-        dx = None
+        dx = operands.x.new_empty(0)
         if need_dx:
-            dx = memory.tensor((shape.T, shape.B, shape.I), self.dtype)
+            dx = output(shape.T, shape.B, shape.I, self.dtype)
             set_sequence(words, place, "dx", dx, reverse)
             words[place["need_dx"]] = 1
-        gradients = []
-        for name, weight in zip(("w_ih", "w_hh", "b_ih", "b_hh"), weights, strict=True):
-            gradient = torch.empty_like(weight)
-            gradients.append(gradient)
+        dweights = tuple(torch.empty_like(weight) for weight in operands.weights)
+        for name, weight, gradient in zip(_WEIGHTS, operands.weights, dweights, strict=True):
             if name in place:
                 words[place[name]] = weight.data_ptr()
             words[place[f"d{name}"]] = gradient.data_ptr()
-        dvectors = [torch.empty_like(vector) for vector in vectors]
-        for number, (vector, gradient) in enumerate(zip(vectors, dvectors, strict=True)):
+        dvectors = tuple(torch.empty_like(vector) for vector in operands.vectors)
+        for number, (vector, gradient) in enumerate(zip(operands.vectors, dvectors, strict=True)):
             words[place[f"vector_{number}"]] = vector.data_ptr()
             words[place[f"dvector_{number}"]] = gradient.data_ptr()
-        dfirsts = [torch.empty_like(state) for state in states]
-        for number, (state, dfinal) in enumerate(zip(states, dfinals, strict=True)):
+        dfirst = tuple(torch.empty_like(state) for state in operands.states)
+        for number, (state, last) in enumerate(zip(operands.states, dfinal, strict=True)):
             words[place[f"first_{number}"]] = state.data_ptr()
-            words[place[f"dfinal_{number}"]] = zeros if dfinal is None else dfinal.data_ptr()
-            words[place[f"dfirst_{number}"]] = dfirsts[number].data_ptr()
-        for number, history in zip(self.others, histories, strict=True):
-            words[place[f"history_{number}"]] = history.data_ptr()
-        if saved is not None:
-            words[place["saved"]] = saved.data_ptr()
+            words[place[f"dfinal_{number}"]] = zeros if last is None else last.data_ptr()
+            words[place[f"dfirst_{number}"]] = dfirst[number].data_ptr()
         self.run(words)
-        return dx, gradients, dvectors, dfirsts
+        return dx, dweights, dvectors, dfirst
+
+
+def set_kept(words: Any, place: dict[str, int], plan: Schedule, kept: Sequence[Tensor]) -> None:
+    """What a forward pass keeps, as arguments of a kernel."""
+    histories = list(kept)
+    if plan.saved:
+        words[place["saved"]] = histories.pop(0).data_ptr()
+    states = [name for name in plan.graph.states if name != plan.graph.output]
+    for name, history in zip(states, histories, strict=True):
+        words[place[f"history_{plan.graph.state_index(name)}"]] = history.data_ptr()
 
 
 def set_sequence(words, place: dict[str, int], name: str, tensor: Tensor, reverse: bool) -> None:
@@ -295,13 +286,17 @@ def _signature(graph: Graph) -> str:
     )
 
 
-@lru_cache(maxsize=512)
-def forward(key: Key) -> Forward:
-    """The prepared forward call of a key."""
-    return Forward(key)
+@lru_cache(maxsize=1024)
+def forward(
+    graph: Graph, dtype: torch.dtype, steps: int, batch: int, inputs: int, hidden: int, count: int, training: bool
+) -> Forward:
+    """The forward call of a cell on so many threads, made ready."""
+    return Forward(graph, dtype, Shape(steps, batch, inputs, hidden), count, training)
 
 
-@lru_cache(maxsize=512)
-def backward(key: Key) -> Backward:
-    """The prepared backward call of a key."""
-    return Backward(key)
+@lru_cache(maxsize=1024)
+def backward(
+    graph: Graph, dtype: torch.dtype, steps: int, batch: int, inputs: int, hidden: int, count: int
+) -> Backward:
+    """The backward call of a cell on so many threads, made ready."""
+    return Backward(graph, dtype, Shape(steps, batch, inputs, hidden), count)

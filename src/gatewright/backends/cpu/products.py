@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from gatewright.backends.cpu.simd import Code, Vectors
 
-UNROLL = 4
+UNROLL = 2
 """Steps of the inner dimension in one turn of the loop."""
 
 

@@ -6,135 +6,313 @@ equations, so that any order is right.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from gatewright.backends.call import Call, Result, Weights
 from gatewright.backends.cpu import engine, launch, threads
-from gatewright.backends.cpu.tiling import Shape
 from gatewright.backends.eager import EagerBackend
+from gatewright.compiler.graph import Graph
 from gatewright.compiler.interpret import GraphCell
+from gatewright.compiler.lower import Lowered
 from gatewright.compiler.schedule import schedule
 
-_EQUATIONS = EagerBackend()
-
-_WEIGHTS = 4
+WEIGHTS = 4
 """weight_ih, weight_hh, bias_ih, bias_hh: the weights every cell may have."""
+
+FEWEST_STEPS = 16
+SEGMENTS = 8
+"""Where gates are computed again: a sequence is cut into so many segments, none shorter than so many steps."""
+
+
+class Operands(NamedTuple):
+    """What a pass reads, as ``Call`` has it, with the vector weights of the lowered graph."""
+
+    x: Tensor
+    weights: tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]
+    vectors: tuple[Tensor, ...]
+    states: tuple[Tensor, ...]
+
+    def flat(self) -> tuple[Tensor | None, ...]:
+        """All of them in one row."""
+        return self.x, *self.weights, *self.vectors, *self.states
+
+    @classmethod
+    def of(cls, flat: Sequence[Any], vectors: int) -> Operands:
+        """From one row, with so many vector weights."""
+        first, second = 1 + WEIGHTS, 1 + WEIGHTS + vectors
+        return cls(flat[0], tuple(flat[1:first]), tuple(flat[first:second]), tuple(flat[second:]))
+
+    def readable(self) -> Operands:
+        """As the kernels read them: no gaps between features, something where a weight is missing."""
+        x = self.x if self.x.stride(2) == 1 else self.x.contiguous()
+        weight_ih, weight_hh, bias_ih, bias_hh = self.weights
+        weight_hh = x.new_empty(0) if weight_hh is None else weight_hh
+        bias_ih = x.new_zeros(len(weight_ih)) if bias_ih is None else bias_ih
+        bias_hh = x.new_zeros(len(weight_hh)) if bias_hh is None else bias_hh
+        weights = (weight_ih.contiguous(), weight_hh.contiguous(), bias_ih.contiguous(), bias_hh.contiguous())
+        vectors = tuple(vector.contiguous() for vector in self.vectors)
+        return Operands(x, weights, vectors, tuple(state.contiguous() for state in self.states))
+
+    @property
+    def hidden_size(self) -> int:
+        """``H``."""
+        return self.states[0].shape[1]
+
+
+class Pass(NamedTuple):
+    """What a forward pass gives, and what it keeps for the gradient.
+
+    Attributes:
+        y: the output.
+        final: the final states.
+        kept: the saved nodes, when there are any, then the values of the states that are no output.
+    """
+
+    y: Tensor
+    final: tuple[Tensor, ...]
+    kept: tuple[Tensor, ...] = ()
+
+
+def operands_of(call: Call) -> Operands:
+    """The operands of a call; expressions of vector weights are computed here, once."""
+    weights = call.weights
+    vectors = ()
+    if call.cell.graph.vector_weights:
+        vectors = _lowered(call.cell.serialized).vectors(weights.vectors)
+    maps = (weights.weight_ih, weights.weight_hh, weights.bias_ih, weights.bias_hh)
+    return Operands(call.x, maps, vectors, call.states)
+
+
+@torch.compiler.assume_constant_result
+def _lowered(cell: str) -> Lowered:
+    """By the cell's text, because only text and numbers are constants where torch traces."""
+    return schedule(graph_of(cell)).lowered
+
+
+@lru_cache(maxsize=256)
+def graph_of(cell: str) -> Graph:
+    """The graph of a text."""
+    return Graph.from_json(cell)
 
 
 def run(call: Call) -> Result:
     """Run a call on the kernels."""
-    plan = schedule(call.cell.graph)
-    weights = call.weights
-    vectors = plan.lowered.vectors(weights.vectors) if plan.graph.vector_weights else ()
-    tensors = (
-        call.x, weights.weight_ih, weights.weight_hh, weights.bias_ih, weights.bias_hh, *vectors, *call.states,
-    )  # fmt: skip
-    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors):
-        y, *final = _Sequence.apply(call, len(vectors), *tensors)
-    else:
-        y, final, _, _ = _forward(call, False, tensors, len(vectors))
-    return y, tuple(final)
+    operands = operands_of(call)
+    flat = operands.flat()
+    if torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in flat):
+        function = _Recomputed if call.recompute else _Sequence
+        y, *final = function.apply(call.cell.graph, call.reverse, len(operands.vectors), *flat)
+        return y, tuple(final)
+    found = forward_pass(call.cell.graph, call.reverse, operands, training=False)
+    return found.y, found.final
 
 
 def describe(call: Call) -> tuple[str, ...]:
     """How a call runs, in words."""
-    plan = schedule(call.cell.graph)
-    prepared = launch.forward(_key(call, call.x, torch.is_grad_enabled()))
-    grid, host = prepared.grid, engine.machine()
+    operands = operands_of(call)
+    training = torch.is_grad_enabled() and not call.recompute
+    plan, host = schedule(call.cell.graph), engine.machine()
+    prepared = launch.forward(*_key(call.cell.graph, operands), training)
+    grid, lanes = prepared.grid, host.vectors(launch.ELEMENTS[call.x.dtype]).lanes
     split = [f"{grid.row_groups} over the batch"] if grid.row_groups > 1 else []
     split += [f"{grid.column_groups} over the columns, a barrier a stage"] if grid.column_groups > 1 else []
-    lanes = host.vectors(launch.ELEMENTS[call.x.dtype]).lanes
     tiles = ", ".join(f"{t.rows} x {t.blocks * lanes} x {t.maps}" for t in prepared.tiles.stages if t.maps)
-    kept = len(plan.saved) + len(plan.graph.states) - 1
+    count = (len(plan.saved) + len(plan.graph.states) - 1) if training else 0
+    kept = f"{count} x {operands.hidden_size} values a time step and row" if count else "nothing"
+    again = ", gates are computed again" if call.recompute else ""
     return (
         f"{host.instruction_set}, {lanes} x {str(call.x.dtype).removeprefix('torch.')}",
         f"threads: {grid.threads}" + (f" ({', '.join(split)})" if split else ""),
         f"{plan.kind} cell, {len(plan.forward)} stage(s)"
         + (f", tiles of rows x columns x maps: {tiles}" if tiles else ""),
-        f"kept for the gradient beside the output: {kept} x {call.states[0].shape[-1]} values a time step and row",
+        f"kept for the gradient beside the output: {kept}{again}",
     )
 
 
-def _forward(call: Call, training: bool, tensors: tuple[Tensor | None, ...], vectors: int) -> Any:
-    x, given, vector_weights, states = _prepared(tensors, vectors)
-    prepared = launch.forward(_key(call, x, training))
-    return prepared(x, call.reverse, given, vector_weights, states)
+def _key(graph: Graph, operands: Operands) -> tuple[Any, ...]:
+    x = operands.x
+    return graph, x.dtype, *x.shape, operands.hidden_size, threads.available()
 
 
-def _key(call: Call, x: Tensor, training: bool) -> launch.Key:
-    steps, batch, features = x.shape
-    shape = Shape(steps, batch, features, call.weights.weight_ih.shape[0] // len(call.cell.graph.input_maps))
-    return launch.Key(call.cell.graph, x.dtype, shape, threads.available(), training)
+def forward_pass(
+    graph: Graph, reverse: bool, operands: Operands, *, training: bool, y: Tensor | None = None
+) -> Pass:
+    """Run the forward kernel.
+
+    Args:
+        graph: of the cell.
+        reverse: run from the last step to the first.
+        operands: what it reads.
+        training: keep what the gradient needs.
+        y: where the output is to stand, ``[T, B, H]``, or None.
+
+    Returns:
+        Output, final states and what was kept.
+    """
+    operands = operands.readable()
+    if 0 in operands.x.shape[:2]:
+        return _empty_pass(graph, operands, training)
+    return Pass(*launch.forward(*_key(graph, operands), training)(reverse, operands, y))
 
 
-def _prepared(tensors: tuple[Tensor | None, ...], vectors: int) -> tuple[Tensor, Any, Any, Any]:
-    """Tensors as the kernels read them: no gaps between features, something where there is no bias."""
-    x, *rest = tensors
-    assert x is not None
-    if x.stride(2) != 1:
-        x = x.contiguous()
-    weight_ih, weight_hh, bias_ih, bias_hh = rest[:_WEIGHTS]
-    assert weight_ih is not None
-    weight_hh = x.new_empty(0) if weight_hh is None else weight_hh
-    bias_ih = x.new_zeros(len(weight_ih)) if bias_ih is None else bias_ih
-    bias_hh = x.new_zeros(len(weight_hh)) if bias_hh is None else bias_hh
-    weights = tuple(w.contiguous() for w in (weight_ih, weight_hh, bias_ih, bias_hh))
-    others = [t.contiguous() for t in rest[_WEIGHTS:] if t is not None]
-    return x, weights, tuple(others[:vectors]), tuple(others[vectors:])
+def _empty_pass(graph: Graph, operands: Operands, training: bool) -> Pass:
+    """No steps or no rows: the states are handed through."""
+    steps, batch, _ = operands.x.shape
+    hidden = operands.hidden_size
+    widths = launch.kept_widths(schedule(graph), hidden) if training else ()
+    kept = tuple(operands.x.new_empty(steps, batch, width) for width in widths)
+    final = tuple(state.clone() for state in operands.states)
+    return Pass(operands.x.new_empty(steps, batch, hidden), final, kept)
+
+
+def backward_pass(
+    graph: Graph,
+    reverse: bool,
+    operands: Operands,
+    found: Pass,
+    gradients: Sequence[Tensor | None],
+    need_dx: bool,
+) -> Operands:
+    """Run the backward kernel.
+
+    Args:
+        graph: of the cell.
+        reverse: as in the forward pass.
+        operands: what the forward pass read.
+        found: what it gave and kept.
+        gradients: by the output and by the final states; None for zero.
+        need_dx: whether the gradient by the input is wanted.
+
+    Returns:
+        The gradients by the operands; that by ``x`` is empty when it is not wanted, and there are gradients
+        of weights that are missing, to be left aside.
+    """
+    operands = operands.readable()
+    dy, *dfinal = gradients
+    if 0 in operands.x.shape[:2]:
+        states = zip(operands.states, dfinal, strict=True)
+        first = tuple(torch.zeros_like(state) if d is None else d.clone() for state, d in states)
+        zero = [torch.zeros_like(tensor) for tensor in (operands.x, *operands.weights, *operands.vectors)]
+        return Operands.of([*zero, *first], len(operands.vectors))
+    if dy is not None and not any(dy.stride()):
+        # the gradient of a sum: one number, expanded; a row of it is enough
+        dy = dy[:1, :1].contiguous().expand(dy.shape)
+    elif dy is not None and dy.stride(2) != 1:
+        dy = dy.contiguous()
+    dfinal = [None if d is None else d.contiguous() for d in dfinal]
+    prepared = launch.backward(*_key(graph, operands))
+    return Operands(*prepared(reverse, operands, found, dy, dfinal, need_dx))
+
+
+def wanted(found: Operands, flat: Sequence[Tensor | None], need_dx: bool) -> list[Tensor | None]:
+    """The gradients that autograd is to be given: none for what is missing or not wanted."""
+    gradients = [None if t is None else g for g, t in zip(found.flat(), flat, strict=True)]
+    return [gradients[0] if need_dx else None, *gradients[1:]]
 
 
 class _Sequence(torch.autograd.Function):
     """One layer of one direction over a whole sequence."""
 
     @staticmethod
-    def forward(ctx: Any, call: Call, vectors: int, *tensors: Tensor | None) -> tuple[Tensor, ...]:
-        y, finals, saved, histories = _forward(call, True, tensors, vectors)
-        ctx.call, ctx.vectors, ctx.count = call, vectors, len(tensors)
+    def forward(ctx: Any, graph: Graph, reverse: bool, vectors: int, *flat: Tensor | None) -> Any:
+        found = forward_pass(graph, reverse, Operands.of(flat, vectors), training=True)
+        ctx.graph, ctx.reverse, ctx.vectors, ctx.count = graph, reverse, vectors, len(flat)
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(*tensors, y, saved, *histories)
-        return y, *finals
+        ctx.save_for_backward(*flat, found.y, *found.kept)
+        return found.y, *found.final
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Any, ...]:
-        dy, *dfinals = gradients
         stored = ctx.saved_tensors
-        tensors = stored[: ctx.count]
+        flat = stored[: ctx.count]
+        operands = Operands.of(flat, ctx.vectors)
         if torch.is_grad_enabled():
-            return None, None, *_through_equations(ctx.call, tensors, ctx.vectors, gradients)
-        y, saved, *histories = stored[ctx.count :]
-        x, weights, vectors, states = _prepared(tensors, ctx.vectors)
-        if dy is not None and dy.stride(2) != 1:
-            dy = dy.contiguous()
-        dfinals = [None if d is None else d.contiguous() for d in dfinals]
-        prepared = launch.backward(_key(ctx.call, x, True))
-        need_dx = ctx.needs_input_grad[2]
-        dx, dweights, dvectors, dfirsts = prepared(
-            x, ctx.call.reverse, weights, vectors, states, y, saved, histories, dy, dfinals, need_dx
-        )
-        given = [d if t is not None else None for d, t in zip(dweights, tensors[1:], strict=False)]
-        return None, None, dx, *given, *dvectors, *dfirsts
+            return None, None, None, *through_equations(ctx.graph, ctx.reverse, operands, gradients)
+        found = Pass(stored[ctx.count], (), stored[ctx.count + 1 :])
+        need_dx = ctx.needs_input_grad[3]
+        given = backward_pass(ctx.graph, ctx.reverse, operands, found, gradients, need_dx)
+        return None, None, None, *wanted(given, flat, need_dx)
 
 
-def _through_equations(
-    call: Call, tensors: tuple[Tensor | None, ...], vectors: int, gradients: tuple[Tensor | None, ...]
+class _Recomputed(torch.autograd.Function):
+    """As ``_Sequence``, keeping outputs only: each segment is run again before its gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, graph: Graph, reverse: bool, vectors: int, *flat: Tensor | None) -> Any:
+        operands = Operands.of(flat, vectors)
+        x, states = operands.x, operands.states
+        y = launch.output(x.shape[0], x.shape[1], operands.hidden_size, x.dtype)
+        first = []
+        for part in _segments(x.shape[0], reverse):
+            first.append(states)
+            given = operands._replace(x=x[part], states=states)
+            states = forward_pass(graph, reverse, given, training=False, y=y[part]).final
+        ctx.graph, ctx.reverse, ctx.vectors, ctx.count = graph, reverse, vectors, len(flat)
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(*flat, *(state for row in first[1:] for state in row))
+        return y, *(state.clone() if any(state is s for s in operands.states) else state for state in states)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Any, ...]:
+        stored = ctx.saved_tensors
+        flat = stored[: ctx.count]
+        operands = Operands.of(flat, ctx.vectors)
+        if torch.is_grad_enabled():
+            return None, None, None, *through_equations(ctx.graph, ctx.reverse, operands, gradients)
+        dy, *dfinal = gradients
+        count, x, need_dx = len(operands.states), operands.x, ctx.needs_input_grad[3]
+        between = stored[ctx.count :]
+        first = [operands.states, *(between[i : i + count] for i in range(0, len(between), count))]
+        total: list[Tensor | None] = [None] * len(flat)
+        parts = _segments(x.shape[0], ctx.reverse)
+        dx = torch.empty_like(x) if need_dx else None
+        for part, states in reversed(list(zip(parts, first, strict=True))):
+            given = operands._replace(x=x[part], states=states)
+            found = forward_pass(ctx.graph, ctx.reverse, given, training=True)
+            from_output = None if dy is None else dy[part]
+            d = backward_pass(ctx.graph, ctx.reverse, given, found, (from_output, *dfinal), need_dx)
+            dfinal = list(d.states)
+            if dx is not None:
+                dx[part] = d.x
+            for place, gradient in enumerate((*d.weights, *d.vectors), start=1):
+                known = total[place]
+                total[place] = gradient if known is None else known.add_(gradient)
+        found = Operands.of([dx, *total[1 : len(flat) - count], *dfinal], ctx.vectors)
+        return None, None, None, *wanted(found, flat, need_dx)
+
+
+def _segments(steps: int, reverse: bool) -> list[slice]:
+    """Parts of a sequence in the order in which they are run."""
+    length = max(FEWEST_STEPS, -(-steps // SEGMENTS))
+    if not reverse:
+        return [slice(start, min(steps, start + length)) for start in range(0, max(steps, 1), length)]
+    return [slice(max(0, stop - length), stop) for stop in range(max(steps, 1), 0, -length)]
+
+
+def through_equations(
+    graph: Graph, reverse: bool, operands: Operands, gradients: Sequence[Tensor | None]
 ) -> list[Tensor | None]:
     """Gradients that can be differentiated again: those of the equations, run step by step."""
-    x, weight_ih, weight_hh, bias_ih, bias_hh, *rest = tensors
-    assert x is not None
-    assert weight_ih is not None
-    others = [tensor for tensor in rest if tensor is not None]
-    graph = schedule(call.cell.graph).graph
-    given = dict(zip(graph.vector_weights, others[:vectors], strict=True))
-    weights = Weights(weight_ih, weight_hh, bias_ih, bias_hh, None, given)
+    lowered = schedule(graph).graph
+    vectors = dict(zip(lowered.vector_weights, operands.vectors, strict=True))
+    weights = Weights(*operands.weights, None, vectors)
+    flat = operands.flat()
     with torch.enable_grad():
-        y, final = _EQUATIONS.run(Call(GraphCell(graph), x, weights, tuple(others[vectors:]), call.reverse))
-        wanted = [t for t in tensors if t is not None and t.requires_grad]
+        call = Call(GraphCell(lowered), operands.x, weights, operands.states, reverse)
+        y, final = EagerBackend().run(call)
         results = [(o, g) for o, g in zip((y, *final), gradients, strict=True) if g is not None]
-        found = torch.autograd.grad(
-            [o for o, _ in results], wanted, [g for _, g in results], create_graph=True, allow_unused=True
+        found = iter(
+            torch.autograd.grad(
+                [o for o, _ in results],
+                [tensor for tensor in flat if tensor is not None and tensor.requires_grad],
+                [g for _, g in results],
+                create_graph=True,
+                allow_unused=True,
+            )
         )
-    by_tensor = iter(found)
-    return [next(by_tensor) if t is not None and t.requires_grad else None for t in tensors]
+    return [next(found) if tensor is not None and tensor.requires_grad else None for tensor in flat]

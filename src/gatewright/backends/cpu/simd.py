@@ -329,6 +329,6 @@ class Code:
 
 def literal(number: float, element: str) -> str:
     """A number as LLVM writes it: the bits of a double, rounded to the element first."""
-    if element == "float" and abs(number) <= 3.4e38:
+    if element == "float" and abs(number) <= 3.4028234e38:
         number = struct.unpack("<f", struct.pack("<f", number))[0]
     return f"0x{struct.unpack('<Q', struct.pack('<d', number))[0]:016X}"

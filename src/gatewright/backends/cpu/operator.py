@@ -1,0 +1,146 @@
+"""The kernels as operators registered with torch, for where torch traces a program instead of running it.
+
+They take the cell as text, so that an exported program needs nothing but this package to be run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gatewright.backends.call import Call, Result
+from gatewright.backends.cpu import launch
+from gatewright.backends.cpu.sequence import (
+    WEIGHTS,
+    Operands,
+    Pass,
+    backward_pass,
+    forward_pass,
+    graph_of,
+    operands_of,
+    wanted,
+)
+from gatewright.compiler.schedule import schedule
+
+
+@torch.library.custom_op("gatewright::sequence", mutates_args=())
+def sequence_forward(
+    x: Tensor,
+    weight_ih: Tensor,
+    weight_hh: Tensor | None,
+    bias_ih: Tensor | None,
+    bias_hh: Tensor | None,
+    vectors: Sequence[Tensor],
+    states: Sequence[Tensor],
+    cell: str,
+    reverse: bool,
+    training: bool,
+) -> list[Tensor]:
+    """The output, the final states, and what is kept for the gradient."""
+    operands = Operands(x, (weight_ih, weight_hh, bias_ih, bias_hh), tuple(vectors), tuple(states))
+    found = forward_pass(graph_of(cell), reverse, operands, training=training)
+    return [found.y, *found.final, *found.kept]
+
+
+@sequence_forward.register_fake
+def _(
+    x: Tensor,
+    weight_ih: Tensor,
+    weight_hh: Tensor | None,
+    bias_ih: Tensor | None,
+    bias_hh: Tensor | None,
+    vectors: Sequence[Tensor],
+    states: Sequence[Tensor],
+    cell: str,
+    reverse: bool,
+    training: bool,
+) -> list[Tensor]:
+    hidden = states[0].shape[1]
+    widths = launch.kept_widths(schedule(graph_of(cell)), hidden) if training else ()
+    sequence = [x.new_empty(x.shape[0], x.shape[1], width) for width in (hidden, *widths)]
+    return [sequence[0], *(torch.empty_like(state) for state in states), *sequence[1:]]
+
+
+@torch.library.custom_op("gatewright::sequence_backward", mutates_args=())
+def sequence_backward(
+    x: Tensor,
+    weight_ih: Tensor,
+    weight_hh: Tensor | None,
+    bias_ih: Tensor | None,
+    bias_hh: Tensor | None,
+    vectors: Sequence[Tensor],
+    states: Sequence[Tensor],
+    found: Sequence[Tensor],
+    gradients: Sequence[Tensor],
+    cell: str,
+    reverse: bool,
+) -> list[Tensor]:
+    """The gradients by the operands, in their order; empty where an operand is missing."""
+    operands = Operands(x, (weight_ih, weight_hh, bias_ih, bias_hh), tuple(vectors), tuple(states))
+    given = Pass(found[0], (), tuple(found[1:]))
+    d = wanted(backward_pass(graph_of(cell), reverse, operands, given, gradients, True), operands.flat(), True)
+    return [x.new_empty(0) if gradient is None else gradient for gradient in d]
+
+
+@sequence_backward.register_fake
+def _(
+    x: Tensor,
+    weight_ih: Tensor,
+    weight_hh: Tensor | None,
+    bias_ih: Tensor | None,
+    bias_hh: Tensor | None,
+    vectors: Sequence[Tensor],
+    states: Sequence[Tensor],
+    found: Sequence[Tensor],
+    gradients: Sequence[Tensor],
+    cell: str,
+    reverse: bool,
+) -> list[Tensor]:
+    flat = (x, weight_ih, weight_hh, bias_ih, bias_hh, *vectors, *states)
+    return [
+        x.new_empty(0) if t is None else torch.empty_like(t, memory_format=torch.contiguous_format)
+        for t in flat
+    ]
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
+    *maps, vectors, states, cell, reverse, _ = inputs
+    count = len(states)
+    ctx.cell, ctx.reverse, ctx.vectors, ctx.states = cell, reverse, len(vectors), count
+    ctx.save_for_backward(*maps, *vectors, *states, output[0], *output[1 + count :])
+
+
+def _gradients(ctx: Any, gradients: Sequence[Tensor | None]) -> tuple[Any, ...]:
+    stored = ctx.saved_tensors
+    operands = Operands.of(stored[: 1 + WEIGHTS + ctx.vectors + ctx.states], ctx.vectors)
+    found = stored[1 + WEIGHTS + ctx.vectors + ctx.states :]
+    results = (found[0], *operands.states)
+    given = [
+        torch.zeros_like(result) if gradient is None else gradient
+        for gradient, result in zip(gradients[: 1 + ctx.states], results, strict=True)
+    ]
+    d = torch.ops.gatewright.sequence_backward(
+        operands.x, *operands.weights, operands.vectors, operands.states, found, given, ctx.cell, ctx.reverse
+    )
+    maps = [
+        None if t is None else g for g, t in zip(d[: 1 + WEIGHTS], (operands.x, *operands.weights), strict=True)
+    ]
+    rest = d[1 + WEIGHTS :]
+    return *maps, rest[: ctx.vectors], rest[ctx.vectors :], None, None, None
+
+
+torch.library.register_autograd("gatewright::sequence", _gradients, setup_context=_keep)
+
+
+def run(call: Call) -> Result:
+    """A call as an operator."""
+    operands = operands_of(call)
+    training = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in operands.flat())
+    found = torch.ops.gatewright.sequence(
+        operands.x, *operands.weights, operands.vectors, operands.states, call.cell.serialized, call.reverse,
+        training,
+    )  # fmt: skip
+    return found[0], tuple(found[1 : 1 + len(operands.states)])
