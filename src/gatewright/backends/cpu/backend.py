@@ -23,8 +23,6 @@ class CpuBackend:
             return f"its kernels compute in {known}, the input is {str(x.dtype).removeprefix('torch.')}"
         if call.batch_sizes is not None:
             return "its kernels take dense sequences, the input is packed"
-        if call.weights.weight_hr is not None:
-            return "its kernels do not project the output"
         if torch.compiler.is_compiling():
             return None
         if torch.autograd.forward_ad._current_level >= 0:

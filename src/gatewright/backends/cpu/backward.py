@@ -60,6 +60,7 @@ def backward_layout(plan: Schedule) -> BackwardLayout:
     runs = tuple(_runs(plan, number) for number in range(len(plan.groups)))
     pointers = ["x", "y", "dy", "w_ih", "w_hh", "saved", "adjoints", "work", "means", "zeros"]
     pointers += ["dx", "dw_ih", "dw_hh", "db_ih", "db_hh", "packed_ih"]
+    pointers += ["w_hr", "dw_hr", "packed_hr", "hidden", "projected"]
     pointers += [run.name for group in runs for run in group]
     for vector in range(len(graph.vector_weights)):
         pointers += [f"vector_{vector}", f"dvector_{vector}"]
@@ -95,13 +96,18 @@ def _runs(plan: Schedule, number: int) -> tuple[Run, ...]:
     )
 
 
-def backward_module(plan: Schedule, vectors: Vectors, tiles: Tiles, aligned: bool, pause: str) -> str:
+def backward_module(
+    plan: Schedule, vectors: Vectors, tiles: Tiles, aligned: bool, projected: bool, pause: str
+) -> str:
     """The LLVM module of the backward kernel."""
-    return _Backward(plan, vectors, tiles, aligned).emitted(pause)
+    return _Backward(plan, vectors, tiles, aligned, projected).emitted(pause)
 
 
 class _Backward(Kernel):
-    def __init__(self, plan: Schedule, vectors: Vectors, tiles: Tiles, aligned: bool) -> None:
+    def __init__(
+        self, plan: Schedule, vectors: Vectors, tiles: Tiles, aligned: bool, projected: bool
+    ) -> None:
+        self.projected = projected
         self.layout = backward_layout(plan)
         super().__init__(plan, vectors, tiles, aligned, self.layout.pointers, self.layout.numbers)
         self.graph = plan.graph
@@ -117,6 +123,10 @@ class _Backward(Kernel):
             for graph_state, name in enumerate(self.graph.states)
             if self._is_state(group.argument, name)
         }
+
+    def _width(self, state: int) -> str:
+        """The argument that says how wide a state is."""
+        return "P" if state == self.output else "H"
 
     def _is_state(self, index: int, name: str) -> bool:
         node = self.graph.nodes[index]
@@ -163,18 +173,23 @@ class _Backward(Kernel):
             self.pack_transposed(word["w_ih"], rows, word["packed_ih"], self.tiles.product, word["I"])
         for number, tile in self._group_tiles().items():
             for run in self.layout.runs[number]:
-                self.pack_transposed(word["w_hh"], run.maps, word[run.name], _single(tile), word["H"])
+                columns = word["P" if self.projected else "H"]
+                self.pack_transposed(word["w_hh"], run.maps, word[run.name], _single(tile), columns)
+        if self.projected:
+            tile = self.tiles.stages[0]
+            self.pack_transposed(word["w_hr"], (0,), word["packed_hr"], _single(tile), word["H"], "P")
 
     def _group_tiles(self) -> dict[int, Tile]:
         """The tile in which the transposed product of each group is summed."""
-        tiles = dict.fromkeys(self.state_groups.values(), self.tiles.stages[0])
+        first = self.tiles.projection if self.projected else self.tiles.stages[0]
+        tiles = dict.fromkeys(self.state_groups.values(), first)
         for stage, tile in zip(self.plan.backward, self.tiles.stages, strict=True):
             tiles.update(dict.fromkeys(stage.groups, tile))
         return tiles
 
-    def _slice(self) -> tuple[str, str]:
+    def _slice(self, count: str = "H") -> tuple[str, str]:
         """The rows of each map's weights whose gradients are this thread's."""
-        code, rows, hidden = self.code, self.tiles.sums.rows, self.word["H"]
+        code, rows, hidden = self.code, self.tiles.sums.rows, self.word[count]
         first, stop = self.share(self.panels(hidden, rows), "%thread", self.threads)
         return (
             code.minimum_int(code.multiply_int(first, rows), hidden),
@@ -188,7 +203,7 @@ class _Backward(Kernel):
         count = code.subtract_int(stop, first)
         for name, maps, columns in (
             ("dw_ih", len(self.graph.input_maps), word["I"]),
-            ("dw_hh", len(self.graph.recurrent_maps), word["H"]),
+            ("dw_hh", len(self.graph.recurrent_maps), word["P" if self.projected else "H"]),
             ("db_ih", len(self.graph.input_maps), "1"),
             ("db_hh", len(self.graph.recurrent_maps), "1"),
         ):
@@ -199,6 +214,10 @@ class _Backward(Kernel):
                 )
         for vector in range(len(self.graph.vector_weights)):
             self._zero(code.at(word[f"dvector_{vector}"], first), count)
+        if self.projected:
+            first, stop = self._slice("P")
+            rows = code.multiply_int(code.subtract_int(stop, first), word["H"])
+            self._zero(code.at(word["dw_hr"], code.multiply_int(first, word["H"])), rows)
 
     def _zero(self, pointer: str, count: str) -> None:
         size = self.code.multiply_int(count, self.vectors.bytes)
@@ -210,9 +229,14 @@ class _Backward(Kernel):
     def _history(self, state: int, step: str) -> Place:
         code, word = self.code, self.word
         if state == self.output:
-            return Place(code.at(word["y"], code.multiply_int(step, word["y_step"])), word["H"])
+            return Place(code.at(word["y"], code.multiply_int(step, word["y_step"])), word["P"])
+        return self._kept(f"history_{state}", step)
+
+    def _kept(self, name: str, step: str) -> Place:
+        """A value ``[B, H]`` of a step that the forward pass has kept."""
+        code, word = self.code, self.word
         size = code.multiply_int(word["B"], word["H"])
-        return Place(code.at(word[f"history_{state}"], code.multiply_int(step, size)), word["H"])
+        return Place(code.at(word[name], code.multiply_int(step, size)), word["H"])
 
     def _step(self, step: str, slot: str, steps: str) -> None:
         code, word, hidden = self.code, self.word, self.word["H"]
@@ -223,8 +247,11 @@ class _Backward(Kernel):
         self.old = []
         for state in states:
             before = self._history(state, code.subtract_int(step, 1)).base
-            self.old.append(Place(code.choose(begins, "ptr", word[f"first_{state}"], before), hidden))
+            first = code.choose(begins, "ptr", word[f"first_{state}"], before)
+            self.old.append(Place(first, word[self._width(state)]))
         self.new = [self._history(state, step) for state in states]
+        if self.projected:
+            self.new[self.output] = self._kept("hidden", step)
         self.adjoints = code.at(word["adjoints"], code.multiply_int(slot, self.slot))
         following = code.add_int(slot, 1)
         # behind the last slot of a chunk stands the first one of the chunk that was run before
@@ -234,6 +261,11 @@ class _Backward(Kernel):
         self.carry = [self._carry(state) for state in states]
         self.places = self._places(step)
         odd = code.value(f"and i64 {step}, 1")
+        size = code.multiply_int(word["B"], word["P"])
+        self.projection = Place(code.at(word["projected"], code.multiply_int(slot, size)), word["P"])
+        if self.projected:
+            self._projection_adjoint(odd)
+            self.barrier("group")
         for number, stage in enumerate(self.plan.backward):
             self._stage(number, stage, odd)
             self.barrier("group")
@@ -246,7 +278,49 @@ class _Backward(Kernel):
                 code.choose(self.last, "ptr", word[f"dfinal_{state}"], word[f"carry_{state}"]), word["H"]
             )
         base = code.choose(self.last, "ptr", word[f"dfinal_{state}"], word["zeros"])
-        return Place(base, code.choose(self.last, "i64", word["H"], "0"))
+        return Place(base, code.choose(self.last, "i64", word[self._width(state)], "0"))
+
+    def _projection_adjoint(self, odd: str) -> None:
+        """The adjoint of a projected output, kept for the gradient of the projection."""
+        code, tile = self.code, self.tiles.projection
+        sums = {number: place for place, number in enumerate(self.state_groups.values())}
+
+        def element(row: str, column: str, mask: str, room: str) -> None:
+            total = code.load(self.carry[self.output].at(code, row, column), mask)
+            total = code.arithmetic("fadd", total, code.load(room))
+            total = code.arithmetic("fadd", total, code.load(self.dy.at(code, row, column), mask))
+            code.store(total, self.projection.at(code, row, column), mask)
+
+        def terms(panel: str, row: str) -> list[Term]:
+            return self._group_terms(sums, self.behind, tile, panel, row, self.last)
+
+        self.over_tiles(tile, terms, element, odd, "P")
+
+    def _group_terms(
+        self, sums: dict[int, int], base: str, tile: Tile, panel: str, row: str, none: str
+    ) -> list[Term]:
+        """The transposed products of groups.
+
+        Args:
+            sums: the tile's map for each group.
+            base: of the adjoints of a step.
+            tile: that sums them.
+            panel: its number.
+            row: the first of the tile.
+            none: a condition under which there is nothing to multiply, or empty.
+        """
+        code, word, found = self.code, self.word, []
+        for group, place in sums.items():
+            for run in self.layout.runs[group]:
+                inner = code.multiply_int(word["H"], len(run.maps))
+                size = panel_size(code, _single(tile), inner)
+                packed = code.at(word[run.name], code.multiply_int(panel, size))
+                offset = code.multiply_int(word["H"], run.segment)
+                left = self.left_rows(Place(base, self.row, offset), row, tile)
+                if none:
+                    inner = code.choose(none, "i64", "0", inner)
+                found.append(Term(left, packed, inner, place, 1))
+        return found
 
     def _places(self, step: str) -> dict[int, Place]:
         code, word, hidden = self.code, self.word, self.word["H"]
@@ -274,23 +348,17 @@ class _Backward(Kernel):
         code, word, tile = self.code, self.word, self.tiles.stages[number]
         for node in stage.means:
             self.row_means(self.places[self.plan.nodes[node].inputs[0]], self._means(node))
-        groups = dict(self.state_groups) if number == 0 else {}
-        sums = {number: place for place, number in enumerate([*groups.values(), *stage.groups])}
+        opening = list(self.state_groups.values()) if number == 0 else []
+        sums = {group: place for place, group in enumerate([*opening, *stage.groups])}
 
         def terms(panel: str, row: str) -> list[Term]:
-            found = []
-            for group, place in sums.items():
-                base = self.behind if group in groups.values() else self.adjoints
-                for run in self.layout.runs[group]:
-                    inner = code.multiply_int(word["H"], len(run.maps))
-                    size = panel_size(code, _single(tile), inner)
-                    packed = code.at(word[run.name], code.multiply_int(panel, size))
-                    offset = code.multiply_int(word["H"], run.segment)
-                    left = self.left_rows(Place(base, self.row, offset), row, tile)
-                    if number == 0:
-                        inner = code.choose(self.last, "i64", "0", inner)
-                    found.append(Term(left, packed, inner, place, 1))
-            return found
+            if number == 0 and self.projected:
+                size = panel_size(code, _single(tile), word["P"])
+                packed = code.at(word["packed_hr"], code.multiply_int(panel, size))
+                return [Term(self.left_rows(self.projection, row, tile), packed, word["P"], 0, 1)]
+            behind = self._group_terms({g: sums[g] for g in opening}, self.behind, tile, panel, row, self.last)
+            here = {group: sums[group] for group in stage.groups}
+            return behind + self._group_terms(here, self.adjoints, tile, panel, row, "")
 
         def element(row: str, column: str, mask: str, room: str) -> None:
             def leaf(index: int) -> str | None:
@@ -350,7 +418,9 @@ class _Backward(Kernel):
     def _adjoint(self, state: int, at: tuple[str, str, str, str], summed) -> str:
         """The adjoint of a new state: from behind, through products, and from the output."""
         code = self.code
-        row, column, mask, _ = at
+        row, column, mask, room = at
+        if self.projected and state == self.output:
+            return code.load(room)
         total = code.load(self.carry[state].at(code, row, column), mask)
         if state in self.state_groups:
             total = code.arithmetic("fadd", total, summed(self.state_groups[state]))
@@ -386,13 +456,13 @@ class _Backward(Kernel):
         begins = code.compare_int("eq", start, 0)
         skipped = code.choose(begins, "i64", "1", "0")
         rest = code.subtract_int(steps, skipped)
-        batch = code.multiply_int(word["B"], hidden)
+        adjoints = (self.slot, self.row)
         for number, segment in enumerate(self.plan.segments):
             a = code.at(word["adjoints"], code.multiply_int(hidden, number))
             if segment.input_map is not None:
                 x = code.at(word["x"], code.multiply_int(start, word["x_step"]))
                 right = (x, word["x_step"], word["x_row"])
-                self._sum("dw_ih", segment.input_map, a, right, steps, word["I"])
+                self._sum("dw_ih", segment.input_map, (a, *adjoints), right, steps, "I")
             if segment.recurrent_map is None:
                 continue
             group = next(g for g in self.plan.groups if segment.recurrent_map in g.maps)
@@ -400,17 +470,24 @@ class _Backward(Kernel):
             if node.operation != "state":
                 place = next(i for i, s in enumerate(self.plan.segments) if self._holds(s, group.argument))
                 b = code.at(word["adjoints"], code.multiply_int(hidden, place))
-                self._sum("dw_hh", segment.recurrent_map, a, (b, self.slot, self.row), steps, hidden)
+                self._sum("dw_hh", segment.recurrent_map, (a, *adjoints), (b, *adjoints), steps, "H")
                 continue
             state = self.graph.state_index(node.name)
+            width = self._width(state)
+            batch = code.multiply_int(word["B"], word[width])
             with code.when(begins):
-                right = (word[f"first_{state}"], batch, hidden)
-                self._sum("dw_hh", segment.recurrent_map, a, right, "1", hidden)
+                right = (word[f"first_{state}"], batch, word[width])
+                self._sum("dw_hh", segment.recurrent_map, (a, *adjoints), right, "1", width)
             before = code.subtract_int(code.add_int(start, skipped), 1)
             history = self._history(state, before).base
             step = word["y_step"] if state == self.output else batch
             shifted = code.at(a, code.multiply_int(skipped, self.slot))
-            self._sum("dw_hh", segment.recurrent_map, shifted, (history, step, hidden), rest, hidden)
+            right = (history, step, word[width])
+            self._sum("dw_hh", segment.recurrent_map, (shifted, *adjoints), right, rest, width)
+        if self.projected:
+            left = (word["projected"], code.multiply_int(word["B"], word["P"]), word["P"])
+            right = (self._kept("hidden", start).base, code.multiply_int(word["B"], hidden), hidden)
+            self._sum("dw_hr", 0, left, right, steps, "H", "P")
         self._column_sums(steps)
 
     @staticmethod
@@ -418,23 +495,39 @@ class _Backward(Kernel):
         return segment.group is not None and segment.node == argument
 
     def _sum(
-        self, target: str, row: int, a: str, right: tuple[str, str, str], steps: str, columns: str
+        self,
+        target: str,
+        row: int,
+        left: tuple[str, str, str],
+        right: tuple[str, str, str],
+        steps: str,
+        columns: str,
+        rows: str = "H",
     ) -> None:
-        """Add the products of adjoints and what they belong to, over the tokens of some steps."""
+        """Add the products of adjoints and what they belong to, over the tokens of some steps.
+
+        Args:
+            target: the gradient they are added to.
+            row: the map's place in it.
+            left: the adjoints: pointer, stride of a step, of a row of the batch.
+            right: what they belong to, likewise.
+            steps: how many.
+            columns: the argument that says how many columns the gradient has.
+            rows: the argument that says how many rows a map has.
+        """
         code, word = self.code, self.word
-        b, b_step, b_row = right
-        first, stop = self._slice()
+        (a, a_step, a_row), (b, b_step, b_row) = left, right
+        first, stop = self._slice(rows)
         few = code.compare_int("slt", word["B"], steps)
         outer, inner = (code.choose(few, "i64", x, y) for x, y in ((word["B"], steps), (steps, word["B"])))
-        a_outer, a_inner = (
-            code.choose(few, "i64", x, y) for x, y in ((self.row, self.slot), (self.slot, self.row))
-        )
+        a_outer, a_inner = (code.choose(few, "i64", x, y) for x, y in ((a_row, a_step), (a_step, a_row)))
         b_outer, b_inner = (code.choose(few, "i64", x, y) for x, y in ((b_row, b_step), (b_step, b_row)))
-        size = code.multiply_int(word["H"], columns)
+        size = code.multiply_int(word[rows], word[columns])
         c = code.at(word[target], code.multiply_int(size, row))
         code.do(
-            f"call void @token_sum(ptr {a}, i64 {a_outer}, i64 {a_inner}, ptr {b}, i64 {b_outer}, i64 {b_inner}, "
-            f"ptr {c}, i64 {columns}, i64 {outer}, i64 {inner}, i64 {first}, i64 {stop}, i64 {columns})"
+            f"call void @token_sum(ptr {a}, i64 {a_outer}, i64 {a_inner}, ptr {b}, i64 {b_outer}, "
+            f"i64 {b_inner}, ptr {c}, i64 {word[columns]}, i64 {outer}, i64 {inner}, i64 {first}, "
+            f"i64 {stop}, i64 {word[columns]})"
         )
 
     def _sum_targets(self) -> list[tuple[int, str]]:
@@ -468,43 +561,36 @@ class _Backward(Kernel):
 
     def _first_states(self) -> None:
         """The adjoints of the initial states: what the first step hands back."""
+        for width in ("P", "H") if self.projected else ("H",):
+            states = [
+                state
+                for state in range(len(self.graph.states))
+                if not self.projected or self._width(state) == width
+            ]
+            self._first_states_of(states, width)
+
+    def _first_states_of(self, states: list[int], width: str) -> None:
         code, word = self.code, self.word
-        self.last = "false"
-        tile = self.tiles.stages[0]
-        sums = {number: place for place, number in enumerate(self.state_groups.values())}
-        zero = code.multiply_int(word["H"], 0)
-        carries = [
-            Place(word[f"carry_{s}"], word["H"])
-            if self.plan.derivative.states[s] is not None
-            else Place(word["zeros"], zero)
-            for s in range(len(self.graph.states))
-        ]
+        groups = {state: self.state_groups[state] for state in states if state in self.state_groups}
+        tile = self.tiles.projection if width == "P" else self.tiles.stages[0]
+        tile = Tile(tile.rows, tile.blocks, len(groups))
+        sums = {number: place for place, number in enumerate(groups.values())}
 
         def terms(panel: str, row: str) -> list[Term]:
-            found = []
-            for group, place in sums.items():
-                for run in self.layout.runs[group]:
-                    inner = code.multiply_int(word["H"], len(run.maps))
-                    packed = code.at(
-                        word[run.name], code.multiply_int(panel, panel_size(code, _single(tile), inner))
-                    )
-                    offset = code.multiply_int(word["H"], run.segment)
-                    left = self.left_rows(Place(word["adjoints"], self.row, offset), row, tile)
-                    found.append(Term(left, packed, inner, place, 1))
-            return found
+            return self._group_terms(sums, word["adjoints"], tile, panel, row, "")
 
         def element(row: str, column: str, mask: str, room: str) -> None:
-            for state, carry in enumerate(carries):
-                total = code.load(carry.at(code, row, column), mask)
-                if state in self.state_groups:
-                    place = sums[self.state_groups[state]]
-                    total = code.arithmetic(
-                        "fadd", total, code.load(code.at(room, place * self.vectors.lanes))
-                    )
-                target = Place(word[f"dfirst_{state}"], word["H"])
-                code.store(total, target.at(code, row, column), mask)
+            for state in states:
+                total = "zeroinitializer"
+                if self.plan.derivative.states[state] is not None:
+                    carry = Place(word[f"carry_{state}"], word[width])
+                    total = code.load(carry.at(code, row, column), mask)
+                if state in groups:
+                    summed = code.load(code.at(room, sums[groups[state]] * self.vectors.lanes))
+                    total = code.arithmetic("fadd", total, summed)
+                code.store(total, Place(word[f"dfirst_{state}"], word[width]).at(code, row, column), mask)
 
-        self.over_tiles(tile, terms, element, "0")
+        self.over_tiles(tile, terms, element, "0", width)
 
     def _shared_biases(self) -> None:
         """Where an input map and a recurrent map have one adjoint, their biases have one gradient."""

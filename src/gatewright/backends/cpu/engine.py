@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 
 _MAGIC = b"gatewright kernel\n"
 
+_OPTIMISATION = 1
+"""LLVM's level: the text is as it should be, the passes of a higher one cost as long again and win nothing."""
+
 
 class UnsupportedMachineError(RuntimeError):
     """The processor lacks what the kernels are made of."""
@@ -163,7 +166,7 @@ def _target_machine() -> TargetMachine:
 
     host = machine()
     target = llvm.Target.from_default_triple()
-    return target.create_target_machine(cpu=host.name, features=host.features, opt=1, jit=True)
+    return target.create_target_machine(cpu=host.name, features=host.features, opt=_OPTIMISATION, jit=True)
 
 
 def compile_text(text: str) -> bytes:
@@ -186,7 +189,6 @@ def compile_text(text: str) -> bytes:
         module.triple = target.triple
         module.data_layout = str(target.target_data)
         module.verify()
-        # no passes of the optimiser: the text is as it should be, they cost as long again and win nothing
         return target.emit_object(module)
     except RuntimeError as error:
         version = ".".join(map(str, llvm.llvm_version_info))
@@ -259,7 +261,7 @@ def _code(text: str) -> bytes:
     import llvmlite
     import llvmlite.binding as llvm
 
-    made_from = repr((llvmlite.__version__, llvm.llvm_version_info, machine(), text))
+    made_from = repr((llvmlite.__version__, llvm.llvm_version_info, _OPTIMISATION, machine(), text))
     digest = hashlib.sha256(made_from.encode()).hexdigest()
     folder = _folder()
     if folder is None:
@@ -299,9 +301,9 @@ def _read(path: Path, digest: str) -> bytes | None:
 
 def _is_own(info: os.stat_result) -> bool:
     """Whether this user alone can have written a file: what others write is code they would run as this user."""
-    if not hasattr(os, "getuid"):
+    if not hasattr(os, "geteuid"):
         return True
-    return info.st_uid == os.getuid() and not info.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+    return info.st_uid == os.geteuid() and not info.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
 
 
 def _head(digest: str, code: bytes) -> bytes:

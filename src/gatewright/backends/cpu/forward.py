@@ -42,7 +42,8 @@ def forward_layout(plan: Schedule, training: bool) -> ForwardLayout:
     saved = plan.saved if training else ()
     elsewhere = {*saved, *graph.results}
     crossing = {node for stage in plan.forward for node in stage.crossing}
-    pointers = ["x", "y", "w_ih", "w_hh", "b_ih", "b_hh", "maps", "packed_ih", "saved", "work", "means"]
+    pointers = ["x", "y", "w_ih", "w_hh", "b_ih", "b_hh", "w_hr", "zeros", "maps", "packed_ih", "packed_hr"]
+    pointers += ["saved", "work", "means", "hidden"]
     pointers += [f"packed_{number}" for number in range(len(plan.groups))]
     pointers += [f"vector_{number}" for number in range(len(graph.vector_weights))]
     for state in range(len(graph.states)):
@@ -57,18 +58,25 @@ def forward_layout(plan: Schedule, training: bool) -> ForwardLayout:
 
 
 def forward_module(
-    plan: Schedule, vectors: Vectors, tiles: Tiles, aligned: bool, training: bool, pause: str
+    plan: Schedule, vectors: Vectors, tiles: Tiles, aligned: bool, projected: bool, training: bool, pause: str
 ) -> str:
     """The LLVM module of the forward kernel."""
-    return _Forward(plan, vectors, tiles, aligned, training).emitted(pause)
+    return _Forward(plan, vectors, tiles, aligned, projected, training).emitted(pause)
 
 
 class _Forward(Kernel):
-    def __init__(self, plan: Schedule, vectors: Vectors, tiles: Tiles, aligned: bool, training: bool) -> None:
+    def __init__(
+        self, plan: Schedule, vectors: Vectors, tiles: Tiles, aligned: bool, projected: bool, training: bool
+    ) -> None:
         self.layout = forward_layout(plan, training)
         super().__init__(plan, vectors, tiles, aligned, self.layout.pointers, self.layout.numbers)
         self.graph = plan.graph
         self.output = self.graph.state_index(self.graph.output)
+        self.projected = projected
+
+    def _width(self, state: int) -> str:
+        """The argument that says how wide a state is."""
+        return "P" if state == self.output else "H"
 
     def emitted(self, pause: str) -> str:
         code, word = self.code, self.word
@@ -82,7 +90,8 @@ class _Forward(Kernel):
                 self._step(code.add_int(chunks.index, slots.index), slots.index)
         last = code.subtract_int(word["T"], 1)
         for state in range(len(self.graph.states)):
-            self.copy(self._history(state, last), Place(word[f"final_{state}"], word["H"]))
+            width = self._width(state)
+            self.copy(self._history(state, last), Place(word[f"final_{state}"], word[width]), width)
         functions = [
             product_function(self.vectors, self.declarations, self.tiles.product, self.aligned),
             pack_columns_function(self.vectors, self.declarations, self.aligned),
@@ -101,7 +110,15 @@ class _Forward(Kernel):
                 shape = _group_tile(tile, len(group.maps))
                 for place, row in enumerate(group.maps):
                     packed = word[f"packed_{number}"]
-                    self.pack_map(word["w_hh"], word["b_hh"], row, packed, shape, place, word["H"])
+                    inner = self._inner(number)
+                    self.pack_map(word["w_hh"], word["b_hh"], row, packed, shape, place, inner)
+        if self.projected:
+            packed, tile = word["packed_hr"], self.tiles.projection
+            self.pack_map(word["w_hr"], word["zeros"], 0, packed, tile, 0, word["H"], "P")
+
+    def _inner(self, number: int) -> str:
+        """The width of a group's argument; a projected output is the argument of all of them."""
+        return self.word["P" if self.projected else "H"]
 
     def _packed_map(self) -> str:
         """Elements of the packed weights of one input map."""
@@ -136,10 +153,15 @@ class _Forward(Kernel):
         """Where the value of a state behind a step stands."""
         code, word = self.code, self.word
         if state == self.output:
-            return Place(code.at(word["y"], code.multiply_int(step, word["y_step"])), word["H"])
+            return Place(code.at(word["y"], code.multiply_int(step, word["y_step"])), word["P"])
+        return self._kept_or_turning(f"history_{state}", step)
+
+    def _kept_or_turning(self, name: str, step: str) -> Place:
+        """A value of a step where all are kept, or where each second one overwrites the first."""
+        code, word = self.code, self.word
         turn = code.value(f"and i64 {step}, {word['history_mask']}")
         size = code.multiply_int(word["B"], word["H"])
-        return Place(code.at(word[f"history_{state}"], code.multiply_int(turn, size)), word["H"])
+        return Place(code.at(word[name], code.multiply_int(turn, size)), word["H"])
 
     def _step(self, step: str, slot: str) -> None:
         code, word, hidden = self.code, self.word, self.word["H"]
@@ -148,8 +170,11 @@ class _Forward(Kernel):
         self.old: list[Place] = []
         for state in range(len(self.graph.states)):
             base = code.choose(begins, "ptr", word[f"first_{state}"], self._history(state, before).base)
-            self.old.append(Place(base, hidden))
+            self.old.append(Place(base, word[self._width(state)]))
         self.new = [self._history(state, step) for state in range(len(self.graph.states))]
+        projection = self.new[self.output]
+        if self.projected:
+            self.new[self.output] = self._kept_or_turning("hidden", step)
         token = code.multiply_int(hidden, len(self.graph.input_maps))
         start = code.multiply_int(code.multiply_int(word["B"], token), slot)
         self.maps = [
@@ -161,6 +186,22 @@ class _Forward(Kernel):
         for number, stage in enumerate(self.plan.forward):
             self._stage(number, stage, odd)
             self.barrier("group")
+        if self.projected:
+            self._project(self.new[self.output], projection)
+            self.barrier("group")
+
+    def _project(self, hidden: Place, target: Place) -> None:
+        """y = W_hr · hidden."""
+        code, word, tile = self.code, self.word, self.tiles.projection
+
+        def terms(panel: str, row: str) -> list[Term]:
+            packed = code.at(word["packed_hr"], code.multiply_int(panel, panel_size(code, tile, word["H"])))
+            return [Term(self.left_rows(hidden, row, tile), packed, word["H"], 0, 1)]
+
+        def element(row: str, column: str, mask: str, room: str) -> None:
+            code.store(code.load(room), target.at(code, row, column), mask)
+
+        self.over_tiles(tile, terms, element, "0", "P")
 
     def _places(self, step: str) -> dict[int, Place]:
         """Where nodes stand that one stage writes and another reads, or that are kept."""
@@ -198,10 +239,11 @@ class _Forward(Kernel):
             found, first = [], 0
             for group_number in stage.groups:
                 group = self.plan.groups[group_number]
-                size = panel_size(code, _group_tile(tile, len(group.maps)), word["H"])
+                inner = self._inner(group_number)
+                size = panel_size(code, _group_tile(tile, len(group.maps)), inner)
                 packed = code.at(word[f"packed_{group_number}"], code.multiply_int(panel, size))
                 left = self.left_rows(self._in_memory(group.argument), row, tile)
-                found.append(Term(left, packed, word["H"], first, len(group.maps)))
+                found.append(Term(left, packed, inner, first, len(group.maps)))
                 first += len(group.maps)
             return found
 

@@ -26,7 +26,7 @@ from gatewright.compiler.schedule import Schedule
 LINE_WORDS = 8
 """Words between the counters of two barriers, so that each has a cache line of its own."""
 
-GRID = ("T", "B", "H", "I", "row_groups", "column_groups", "chunk")
+GRID = ("T", "B", "H", "I", "P", "row_groups", "column_groups", "chunk")
 SYSTEM = ("thread_number", "thread_count", "yield", "barriers", "status")
 
 
@@ -38,11 +38,13 @@ class Tiles:
         stages: of each stage; a stage without a product has a tile without maps.
         product: of products over many tokens.
         sums: of sums over tokens.
+        projection: of the product that projects the output, or of its transpose.
     """
 
     stages: tuple[Tile, ...]
     product: Tile
     sums: Tile
+    projection: Tile
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,7 @@ class Kernel:
         plan: of the cell.
         vectors: of the machine.
         tiles: of the kernel.
-        aligned: whether ``H`` and ``I`` are whole numbers of vectors.
+        aligned: whether ``H``, ``I`` and ``P`` are whole numbers of vectors.
         pointers: names of the arguments that are pointers.
         numbers: names of the arguments that are numbers.
     """
@@ -166,9 +168,10 @@ class Kernel:
     # ---------------------------------------------------------------- packing
 
     def pack_map(
-        self, weights: str, biases: str, row: int, packed: str, tile: Tile, place: int, inner: str
-    ) -> None:
-        """Pack the rows of one map of W ``[maps · H, inner]`` and its bias, each thread some panels.
+        self, weights: str, biases: str, row: int, packed: str, tile: Tile, place: int, inner: str,
+        rows: str = "H",
+    ) -> None:  # fmt: skip
+        """Pack the rows of one map of W ``[maps · rows, inner]`` and its bias, each thread some panels.
 
         Args:
             weights: pointer to W.
@@ -178,8 +181,9 @@ class Kernel:
             tile: of the product.
             place: of the map among those of the tile.
             inner: columns of W.
+            rows: the argument that says how many rows a map has.
         """
-        code, width, hidden = self.code, tile.width(self.vectors), self.word["H"]
+        code, width, hidden = self.code, tile.width(self.vectors), self.word[rows]
         step = tile.maps * width
         with self.shared_out(self.panels(hidden, width)) as panel:
             column = code.multiply_int(panel, width)
@@ -199,26 +203,27 @@ class Kernel:
             )
 
     def pack_transposed(
-        self, weights: str, rows: Sequence[int], packed: str, tile: Tile, columns: str
+        self, weights: str, maps: Sequence[int], packed: str, tile: Tile, columns: str, rows: str = "H"
     ) -> None:
-        """Pack some maps of W ``[maps · H, columns]`` for products with Wᵀ, one below the other.
+        """Pack some maps of W ``[maps · rows, columns]`` for products with Wᵀ, one below the other.
 
         Args:
             weights: pointer to W.
-            rows: the maps' places in W.
+            maps: their places in W.
             packed: where the panels begin.
             tile: of the product.
             columns: of W.
+            rows: the argument that says how many rows a map has.
         """
-        code, width, hidden = self.code, tile.width(self.vectors), self.word["H"]
-        size = panel_size(code, tile, code.multiply_int(hidden, len(rows)))
+        code, width, hidden = self.code, tile.width(self.vectors), self.word[rows]
+        size = panel_size(code, tile, code.multiply_int(hidden, len(maps)))
         with self.shared_out(self.panels(columns, width)) as panel:
             column = code.multiply_int(panel, width)
             rest = code.subtract_int(columns, column)
             target = code.at(packed, code.multiply_int(panel, size))
             for lane in range(0, width, self.vectors.lanes):
                 code.store("zeroinitializer", code.at(target, lane))
-            for place, row in enumerate(rows):
+            for place, row in enumerate(maps):
                 first = code.multiply_int(code.multiply_int(hidden, row), columns)
                 source = code.at(weights, code.add_int(first, column))
                 start = code.multiply_int(code.add_int(code.multiply_int(hidden, place), 1), width)
@@ -236,6 +241,7 @@ class Kernel:
         terms: Callable[[str, str], Sequence[Term]],
         element: Callable[[str, str, str, str], None],
         odd: str,
+        columns: str = "H",
     ) -> None:
         """Products and then elements for the own rows and columns, tile by tile.
 
@@ -245,11 +251,11 @@ class Kernel:
             element: given row, column, mask and the tile's sums at that place, what to do.
             odd: 1 to run through the panels backwards, so that those used last are used first while they
                 are still in the cache.
+            columns: the argument that says how many columns there are.
         """
         code, width, lanes = self.code, tile.width(self.vectors), self.vectors.lanes
-        first, stop = self.share(
-            self.panels(self.word["H"], width), self.column_group, self.word["column_groups"]
-        )
+        edge = self.word[columns]
+        first, stop = self.share(self.panels(edge, width), self.column_group, self.word["column_groups"])
         room = code.reserve(max(1, tile.rows * tile.blocks * tile.maps) * lanes)
         mirror = code.subtract_int(code.add_int(first, stop), 1)
         with code.loop(first, stop) as panels:
@@ -259,9 +265,9 @@ class Kernel:
             step = tile.rows if tile.maps else 1
             with code.loop(self.first_row, self.last_row, step) as rows:
                 if not tile.maps:
-                    self._blocks(tile, rows.index, column, room, element)
+                    self._blocks(tile, rows.index, column, edge, room, element)
                 else:
-                    self._tile(tile, terms(panel, rows.index), rows.index, column, room, element)
+                    self._tile(tile, terms(panel, rows.index), rows.index, column, edge, room, element)
 
     def _tile(
         self,
@@ -269,6 +275,7 @@ class Kernel:
         terms: Sequence[Term],
         first: str,
         column: str,
+        edge: str,
         room: str,
         element: Callable[[str, str, str, str], None],
     ) -> None:
@@ -280,20 +287,26 @@ class Kernel:
         count = code.minimum_int(code.subtract_int(self.last_row, first), tile.rows)
         with code.loop("0", count) as row:
             offset = code.multiply_int(row.index, tile.blocks * tile.maps * self.vectors.lanes)
-            self._blocks(tile, code.add_int(first, row.index), column, code.at(room, offset), element)
+            self._blocks(tile, code.add_int(first, row.index), column, edge, code.at(room, offset), element)
 
     def _blocks(
-        self, tile: Tile, row: str, column: str, sums: str, element: Callable[[str, str, str, str], None]
+        self,
+        tile: Tile,
+        row: str,
+        column: str,
+        edge: str,
+        sums: str,
+        element: Callable[[str, str, str, str], None],
     ) -> None:
-        code, lanes, hidden = self.code, self.vectors.lanes, self.word["H"]
+        code, lanes = self.code, self.vectors.lanes
         if tile.blocks == 1:
-            element(row, column, edge_mask(code, column, hidden, self.aligned), sums)
+            element(row, column, edge_mask(code, column, edge, self.aligned), sums)
             return
         with code.loop("0", tile.blocks) as block:
             place = code.add_int(column, code.multiply_int(block.index, lanes))
-            with code.when(code.compare_int("slt", place, hidden)):
+            with code.when(code.compare_int("slt", place, edge)):
                 offset = code.multiply_int(block.index, tile.maps * lanes)
-                element(row, place, edge_mask(code, place, hidden, self.aligned), code.at(sums, offset))
+                element(row, place, edge_mask(code, place, edge, self.aligned), code.at(sums, offset))
 
     def left_rows(self, place: Place, first: str, tile: Tile) -> list[str]:
         """Pointers to the left operand of a tile."""
@@ -316,7 +329,7 @@ class Kernel:
             mean = code.value(f"fdiv {element} {total}, {count}")
             code.do(f"store {element} {mean}, ptr {code.at(target, rows.index)}")
 
-    def copy(self, source: Place, target: Place) -> None:
+    def copy(self, source: Place, target: Place, columns: str) -> None:
         """Copy the own rows and columns."""
         tile = Tile(1, 1, 0)
 
@@ -324,7 +337,7 @@ class Kernel:
             value = self.code.load(source.at(self.code, row, column), mask)
             self.code.store(value, target.at(self.code, row, column), mask)
 
-        self.over_tiles(tile, lambda _panel, _row: (), element, "0")
+        self.over_tiles(tile, lambda _panel, _row: (), element, "0", columns)
 
     def over_sequence(
         self, left: tuple[str, str, str], right: tuple[str, str, str], steps: str, call: Callable[..., None]

@@ -25,7 +25,7 @@ ELEMENTS = {torch.float32: "float", torch.float64: "double"}
 
 _LINE = 64
 
-_WEIGHTS = ("w_ih", "w_hh", "b_ih", "b_hh")
+_WEIGHTS = ("w_ih", "w_hh", "b_ih", "b_hh", "w_hr")
 
 
 class _Prepared:
@@ -94,10 +94,13 @@ def output(steps: int, batch: int, hidden: int, dtype: torch.dtype) -> Tensor:
     return memory.tensor((steps, batch, hidden), dtype)
 
 
-def kept_widths(plan: Schedule, hidden: int) -> tuple[int, ...]:
-    """Features of what a forward pass keeps: the saved nodes, then each state that is no output."""
+def kept_widths(plan: Schedule, hidden: int, projected: bool) -> tuple[int, ...]:
+    """Features of what a forward pass keeps.
+
+    The saved nodes, then each state that is no output, then the output before it is projected.
+    """
     saved = (len(plan.saved) * hidden,) if plan.saved else ()
-    return (*saved, *[hidden] * (len(plan.graph.states) - 1))
+    return (*saved, *[hidden] * (len(plan.graph.states) - 1 + projected))
 
 
 class Forward(_Prepared):
@@ -105,7 +108,7 @@ class Forward(_Prepared):
 
     def __init__(self, cell: Graph, dtype: torch.dtype, shape: Shape, count: int, training: bool) -> None:
         plan, vectors = schedule(cell), engine.machine().vectors(ELEMENTS[dtype])
-        graph = plan.graph
+        graph, projected = plan.graph, shape.P != shape.H
         grid = tiling.choose_grid(plan, vectors, shape, count)
         self.tiles = tiles = tiling.forward_tiles(plan, vectors, shape, grid)
         self.plan, self.shape, self.dtype, self.training = plan, shape, dtype, training
@@ -121,22 +124,26 @@ class Forward(_Prepared):
         for stage, tile in zip(plan.forward, tiles.stages, strict=True):
             for number in stage.groups:
                 one = Tile(tile.rows, tile.blocks, len(plan.groups[number].maps))
-                areas[f"packed_{number}"] = _packed(one, vectors, shape.H, shape.H)
+                areas[f"packed_{number}"] = _packed(one, vectors, shape.P, shape.H)
+        if projected:
+            areas["packed_hr"] = _packed(tiles.projection, vectors, shape.H, shape.P)
         self.output = graph.state_index(graph.output)
         self.others = [s for s in range(len(graph.states)) if s != self.output]
         if not training:
-            areas |= {f"history_{state_number}": 2 * state for state_number in self.others}
+            turning = [f"history_{number}" for number in self.others] + ["hidden"] * projected
+            areas |= dict.fromkeys(turning, 2 * state)
+        self.zeros = _zeros(dtype, max(shape.P, shape.H) + vectors.lanes)
         fixed = {
-            "T": shape.T, "B": shape.B, "H": shape.H, "I": shape.I, "chunk": chunk,
-            "history_mask": -1 if training else 1,
+            "T": shape.T, "B": shape.B, "H": shape.H, "I": shape.I, "P": shape.P, "chunk": chunk,
+            "history_mask": -1 if training else 1, "zeros": self.zeros.data_ptr(),
         }  # fmt: skip
         names = (*SYSTEM, *GRID, *layout.pointers, *layout.numbers)
-        aligned = shape.H % vectors.lanes == 0 and shape.I % vectors.lanes == 0
-        code = f"forward {training} {aligned} {vectors} {tiles} {_signature(graph)}"
+        aligned = not any(size % vectors.lanes for size in (shape.H, shape.I, shape.P))
+        code = f"forward {training} {projected} {aligned} {vectors} {tiles} {_signature(graph)}"
         pause = engine.machine().pause
         super().__init__(
             names, fixed, areas, grid, code,
-            lambda: forward_module(plan, vectors, tiles, aligned, training, pause),
+            lambda: forward_module(plan, vectors, tiles, aligned, projected, training, pause),
         )  # fmt: skip
 
     def __call__(
@@ -144,11 +151,12 @@ class Forward(_Prepared):
     ) -> tuple[Tensor, tuple[Tensor, ...], tuple[Tensor, ...]]:
         """Run: the output, the final states, and what is kept for the gradient."""
         shape, place, words = self.shape, self.place, self.words()
-        y = output(shape.T, shape.B, shape.H, self.dtype) if y is None else y
-        final = [torch.empty((shape.B, shape.H), dtype=self.dtype) for _ in operands.states]
+        y = output(shape.T, shape.B, shape.P, self.dtype) if y is None else y
+        final = [torch.empty_like(state) for state in operands.states]
         kept: tuple[Tensor, ...] = ()
         if self.training:
-            kept = tuple(output(shape.T, shape.B, width, self.dtype) for width in kept_widths(self.plan, shape.H))
+            widths = kept_widths(self.plan, shape.H, shape.P != shape.H)
+            kept = tuple(output(shape.T, shape.B, width, self.dtype) for width in widths)
             set_kept(words, place, self.plan, kept)
         set_sequence(words, place, "x", operands.x, reverse)
         set_sequence(words, place, "y", y, reverse)
@@ -168,6 +176,7 @@ class Backward(_Prepared):
 
     def __init__(self, cell: Graph, dtype: torch.dtype, shape: Shape, count: int) -> None:
         plan, vectors = schedule(cell), engine.machine().vectors(ELEMENTS[dtype])
+        projected = shape.P != shape.H
         grid = tiling.choose_grid(plan, vectors, shape, count)
         tiles = tiling.backward_tiles(plan, vectors, shape, grid)
         self.plan, self.shape, self.dtype = plan, shape, dtype
@@ -185,26 +194,30 @@ class Backward(_Prepared):
         for number, stage in enumerate(plan.backward):
             stage_of.update(dict.fromkeys(stage.groups, number))
         for number, runs in enumerate(layout.runs):
-            tile = tiles.stages[stage_of[number]]
+            tile = tiles.projection if projected else tiles.stages[stage_of[number]]
             for run in runs:
                 one = Tile(tile.rows, tile.blocks, 1)
-                areas[run.name] = _packed(one, vectors, len(run.maps) * shape.H, shape.H)
+                areas[run.name] = _packed(one, vectors, len(run.maps) * shape.H, shape.P)
+        if projected:
+            one = Tile(tiles.stages[0].rows, tiles.stages[0].blocks, 1)
+            areas["packed_hr"] = _packed(one, vectors, shape.P, shape.H)
+            areas["projected"] = chunk * shape.B * shape.P * size
         for number, direct in enumerate(plan.derivative.states):
             if direct is not None:
                 areas[f"carry_{number}"] = state
         self.output = plan.graph.state_index(plan.graph.output)
         self.others = [s for s in range(len(plan.graph.states)) if s != self.output]
-        self.zeros = torch.zeros(max(shape.B * shape.H, shape.H, shape.I) + vectors.lanes, dtype=dtype)
+        self.zeros = _zeros(dtype, max(shape.B * shape.H, shape.I) + vectors.lanes)
         fixed = {
-            "T": shape.T, "B": shape.B, "H": shape.H, "I": shape.I, "chunk": chunk,
+            "T": shape.T, "B": shape.B, "H": shape.H, "I": shape.I, "P": shape.P, "chunk": chunk,
             "zeros": self.zeros.data_ptr(),
         }  # fmt: skip
         names = (*SYSTEM, *GRID, *layout.pointers, *layout.numbers)
-        aligned = shape.H % vectors.lanes == 0 and shape.I % vectors.lanes == 0
-        code = f"backward {aligned} {vectors} {tiles} {_signature(plan.graph)}"
+        aligned = not any(size % vectors.lanes for size in (shape.H, shape.I, shape.P))
+        code = f"backward {projected} {aligned} {vectors} {tiles} {_signature(plan.graph)}"
         pause = engine.machine().pause
         super().__init__(
-            names, fixed, areas, grid, code, lambda: backward_module(plan, vectors, tiles, aligned, pause)
+            names, fixed, areas, grid, code, lambda: backward_module(plan, vectors, tiles, aligned, projected, pause)
         )
 
     def __call__(
@@ -255,8 +268,9 @@ def set_kept(words: Any, place: dict[str, int], plan: Schedule, kept: Sequence[T
     if plan.saved:
         words[place["saved"]] = histories.pop(0).data_ptr()
     states = [name for name in plan.graph.states if name != plan.graph.output]
-    for name, history in zip(states, histories, strict=True):
-        words[place[f"history_{plan.graph.state_index(name)}"]] = history.data_ptr()
+    names = [f"history_{plan.graph.state_index(name)}" for name in states] + ["hidden"]
+    for name, history in zip(names, histories, strict=False):
+        words[place[name]] = history.data_ptr()
 
 
 def set_sequence(words, place: dict[str, int], name: str, tensor: Tensor, reverse: bool) -> None:
@@ -278,6 +292,17 @@ def _packed(tile: Tile, vectors: Vectors, inner: int, columns: int) -> int:
     return -(-columns // width) * (1 + inner) * tile.maps * width * vectors.bytes
 
 
+_zero_buffers: dict[torch.dtype, Tensor] = {}
+
+
+def _zeros(dtype: torch.dtype, count: int) -> Tensor:
+    """At least so many zeros, one buffer for all calls."""
+    known = _zero_buffers.get(dtype)
+    if known is None or len(known) < count:
+        known = _zero_buffers[dtype] = torch.zeros(1 << (count - 1).bit_length(), dtype=dtype)
+    return known
+
+
 @lru_cache(maxsize=256)
 def _signature(graph: Graph) -> str:
     """A graph without its name: cells of the same equations share their code."""
@@ -288,15 +313,15 @@ def _signature(graph: Graph) -> str:
 
 @lru_cache(maxsize=1024)
 def forward(
-    graph: Graph, dtype: torch.dtype, steps: int, batch: int, inputs: int, hidden: int, count: int, training: bool
+    graph: Graph, dtype: torch.dtype, sizes: tuple[int, int, int, int, int], count: int, training: bool
 ) -> Forward:
-    """The forward call of a cell on so many threads, made ready."""
-    return Forward(graph, dtype, Shape(steps, batch, inputs, hidden), count, training)
+    """The forward call of a cell for T, B, I, H, P on so many threads, made ready."""
+    return Forward(graph, dtype, Shape(*sizes), count, training)
 
 
 @lru_cache(maxsize=1024)
 def backward(
-    graph: Graph, dtype: torch.dtype, steps: int, batch: int, inputs: int, hidden: int, count: int
+    graph: Graph, dtype: torch.dtype, sizes: tuple[int, int, int, int, int], count: int
 ) -> Backward:
-    """The backward call of a cell on so many threads, made ready."""
-    return Backward(graph, dtype, Shape(steps, batch, inputs, hidden), count)
+    """The backward call of a cell for T, B, I, H, P on so many threads, made ready."""
+    return Backward(graph, dtype, Shape(*sizes), count)

@@ -7,8 +7,12 @@ other: it may be kept, viewed, saved for the gradient and dropped on any thread.
 from __future__ import annotations
 
 import ctypes
+import math
 import mmap
+import os
+import sys
 import threading
+from collections import OrderedDict, deque
 from functools import lru_cache
 
 import torch
@@ -18,57 +22,154 @@ SMALLEST = 1 << 16
 """Bytes of the smallest block."""
 
 POOLED = 1 << 17
-"""Bytes from which an output lies in the pool: below it the allocator of the C library keeps its pages."""
+"""Bytes from which a tensor lies in the pool: below it the allocator of the C library keeps its pages."""
 
 LIMIT = 1 << 30
 """Bytes that the pool keeps for later at most."""
 
+ROOM = 2
+"""A block may be so many times as large as what it is taken for."""
 
-class _Block:
-    """A piece of memory of the system's."""
+
+class Block:
+    """A piece of memory of the system's.
+
+    Args:
+        size: in bytes.
+
+    Attributes:
+        size: in bytes.
+        address: of the first byte.
+    """
 
     def __init__(self, size: int) -> None:
         self.size = size
-        self.memory = mmap.mmap(-1, size)
-        view = ctypes.c_char.from_buffer(self.memory)
-        self.address = ctypes.addressof(view)
+        if sys.platform == "win32":
+            self._memory = mmap.mmap(-1, size)
+        else:
+            # private: what a forked child does in its copy is its own affair
+            self._memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        self.address = ctypes.addressof(ctypes.c_char.from_buffer(self._memory))
 
 
 class Pool:
-    """Blocks that are free, by size."""
+    """Blocks that are free.
+
+    It keeps no more than was in use at once, and no more than its limit; what was not used for longest goes first.
+
+    Args:
+        limit: bytes that it keeps at most.
+
+    Attributes:
+        used_bytes: of blocks that are in use.
+        free_bytes: of blocks that are kept for later.
+    """
 
     def __init__(self, limit: int = LIMIT) -> None:
-        self._lock = threading.Lock()
-        self._free: dict[int, list[_Block]] = {}
+        self.lock = threading.Lock()
+        self.used_bytes = self.free_bytes = 0
         self._limit = limit
-        self.free_bytes = 0
+        self._peak = 0
+        # by size, the size that was not used for longest first; of one size the last one back is the next to go
+        self._free: OrderedDict[int, list[Block]] = OrderedDict()
+        self._returned: deque[Block] = deque()
 
-    def take(self, size: int) -> _Block:
-        """A block of at least so many bytes."""
+    def take(self, size: int) -> Block:
+        """A block of at least so many bytes; what is in it is left over from before.
+
+        Args:
+            size: in bytes.
+
+        Returns:
+            A block that is the caller's until it is given back.
+
+        Raises:
+            MemoryError: the system has none left.
+        """
         size = rounded(size)
-        with self._lock:
-            blocks = self._free.get(size)
-            if blocks:
-                self.free_bytes -= size
-                return blocks.pop()
-        return _Block(size)
+        with self.lock:
+            self._sort()
+            block = self._found(size)
+            self.used_bytes += size if block is None else block.size
+            self._peak = max(self._peak, self.used_bytes)
+        if block is not None:
+            return block
+        try:
+            return self._made(size)
+        except BaseException:
+            with self.lock:
+                self.used_bytes -= size
+            raise
 
-    def give_back(self, block: _Block) -> None:
-        """Keep a block for later, unless the pool is full."""
-        with self._lock:
-            if self.free_bytes + block.size <= self._limit:
-                self._free.setdefault(block.size, []).append(block)
-                self.free_bytes += block.size
+    def give_back(self, block: Block) -> None:
+        """Keep a block for later.
+
+        Garbage collection may call this at any place, in the middle of a method of this class too, so it waits
+        for nothing: what cannot be sorted in now is sorted in by the next call.
+        """
+        self._returned.append(block)
+        if self.lock.acquire(blocking=False):
+            try:
+                self._sort()
+            finally:
+                self.lock.release()
 
     def release(self) -> int:
         """Give all free blocks back to the system; returns how many bytes."""
-        with self._lock:
+        with self.lock:
+            self._sort()
             freed, self.free_bytes = self.free_bytes, 0
+            self._peak = self.used_bytes
             self._free.clear()
         return freed
 
+    def _found(self, size: int) -> Block | None:
+        """A free block of the size, else the smallest one that is not much larger."""
+        if size not in self._free:
+            size = min((s for s in self._free if size < s <= ROOM * size), default=0)
+        if not size:
+            return None
+        blocks = self._free[size]
+        block = blocks.pop()
+        if not blocks:
+            del self._free[size]
+        self.free_bytes -= block.size
+        return block
+
+    def _sort(self) -> None:
+        """Sort in what came back, then drop what is too much."""
+        while self._returned:
+            block = self._returned.popleft()
+            self._free.setdefault(block.size, []).append(block)
+            self._free.move_to_end(block.size)
+            self.used_bytes -= block.size
+            self.free_bytes += block.size
+        while self.free_bytes > min(self._limit, self._peak):
+            size, blocks = next(iter(self._free.items()))
+            blocks.pop(0)
+            if not blocks:
+                del self._free[size]
+            self.free_bytes -= size
+
+    def _made(self, size: int) -> Block:
+        """A fresh block; where memory is short, what is free makes room for it."""
+        try:
+            return Block(size)
+        except OSError:
+            self.release()
+        try:
+            return Block(size)
+        except OSError as error:
+            raise MemoryError(f"no memory for {size} bytes: {error.strerror}") from error
+
 
 POOL = Pool()
+
+if hasattr(os, "register_at_fork"):
+    # no fork in the middle of a method: the child would wait for its end for ever
+    os.register_at_fork(
+        before=POOL.lock.acquire, after_in_parent=POOL.lock.release, after_in_child=POOL.lock.release
+    )
 
 
 def rounded(size: int) -> int:
@@ -80,18 +181,27 @@ def rounded(size: int) -> int:
 
 
 class Lease:
-    """A block taken from the pool for as long as this object lives."""
+    """A block taken from the pool for as long as this object lives.
 
-    __slots__ = ("address", "block")
+    Args:
+        size: in bytes.
+
+    Attributes:
+        address: of the first byte.
+        size: of the block.
+    """
+
+    __slots__ = ("_block", "_pool", "address", "size")
 
     def __init__(self, size: int) -> None:
-        self.block = POOL.take(size)
-        self.address = self.block.address
+        self._pool = POOL
+        self._block = self._pool.take(size)
+        self.address, self.size = self._block.address, self._block.size
 
     def __del__(self) -> None:
-        block = getattr(self, "block", None)
-        if block is not None:
-            POOL.give_back(block)
+        # nothing was taken when memory was short
+        if hasattr(self, "_block"):
+            self._pool.give_back(self._block)
 
 
 @lru_cache(maxsize=1024)
@@ -102,20 +212,19 @@ def _window(size: int) -> type[ctypes.Array[ctypes.c_char]]:
 
 def tensor(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     """An uninitialised tensor; a large one lies in the pool."""
-    count = 1
-    for length in shape:
-        count *= length
+    count = math.prod(shape)
     size = count * dtype.itemsize
     if size < POOLED:
-        return torch.empty(shape, dtype=dtype)
+        return torch.empty(shape, dtype=dtype, device="cpu")
     lease = Lease(size)
-    window = _window(size).from_address(lease.address)
+    window = _window(lease.size).from_address(lease.address)
     window.lease = lease  # pyright: ignore[reportAttributeAccessIssue]
-    return torch.frombuffer(window, dtype=dtype, count=count).view(shape)
+    # not a view: autograd lets no view that a function returns be changed in place
+    return torch.frombuffer(window, dtype=dtype, count=count).resize_(shape)
 
 
 def release_memory() -> int:
-    """Give back to the system what the layers keep for their next calls.
+    """Give back to the system the memory that the CPU kernels keep for their next calls.
 
     Returns:
         The number of bytes.

@@ -33,6 +33,7 @@ def sequence_forward(
     weight_hh: Tensor | None,
     bias_ih: Tensor | None,
     bias_hh: Tensor | None,
+    weight_hr: Tensor | None,
     vectors: Sequence[Tensor],
     states: Sequence[Tensor],
     cell: str,
@@ -40,7 +41,7 @@ def sequence_forward(
     training: bool,
 ) -> list[Tensor]:
     """The output, the final states, and what is kept for the gradient."""
-    operands = Operands(x, (weight_ih, weight_hh, bias_ih, bias_hh), tuple(vectors), tuple(states))
+    operands = Operands(x, (weight_ih, weight_hh, bias_ih, bias_hh, weight_hr), tuple(vectors), tuple(states))
     found = forward_pass(graph_of(cell), reverse, operands, training=training)
     return [found.y, *found.final, *found.kept]
 
@@ -52,15 +53,17 @@ def _(
     weight_hh: Tensor | None,
     bias_ih: Tensor | None,
     bias_hh: Tensor | None,
+    weight_hr: Tensor | None,
     vectors: Sequence[Tensor],
     states: Sequence[Tensor],
     cell: str,
     reverse: bool,
     training: bool,
 ) -> list[Tensor]:
-    hidden = states[0].shape[1]
-    widths = launch.kept_widths(schedule(graph_of(cell)), hidden) if training else ()
-    sequence = [x.new_empty(x.shape[0], x.shape[1], width) for width in (hidden, *widths)]
+    graph = graph_of(cell)
+    hidden, width = weight_ih.shape[0] // len(graph.input_maps), states[graph.state_index(graph.output)].shape[1]
+    widths = launch.kept_widths(schedule(graph), hidden, weight_hr is not None) if training else ()
+    sequence = [x.new_empty(x.shape[0], x.shape[1], features) for features in (width, *widths)]
     return [sequence[0], *(torch.empty_like(state) for state in states), *sequence[1:]]
 
 
@@ -71,6 +74,7 @@ def sequence_backward(
     weight_hh: Tensor | None,
     bias_ih: Tensor | None,
     bias_hh: Tensor | None,
+    weight_hr: Tensor | None,
     vectors: Sequence[Tensor],
     states: Sequence[Tensor],
     found: Sequence[Tensor],
@@ -79,7 +83,7 @@ def sequence_backward(
     reverse: bool,
 ) -> list[Tensor]:
     """The gradients by the operands, in their order; empty where an operand is missing."""
-    operands = Operands(x, (weight_ih, weight_hh, bias_ih, bias_hh), tuple(vectors), tuple(states))
+    operands = Operands(x, (weight_ih, weight_hh, bias_ih, bias_hh, weight_hr), tuple(vectors), tuple(states))
     given = Pass(found[0], (), tuple(found[1:]))
     d = wanted(backward_pass(graph_of(cell), reverse, operands, given, gradients, True), operands.flat(), True)
     return [x.new_empty(0) if gradient is None else gradient for gradient in d]
@@ -92,6 +96,7 @@ def _(
     weight_hh: Tensor | None,
     bias_ih: Tensor | None,
     bias_hh: Tensor | None,
+    weight_hr: Tensor | None,
     vectors: Sequence[Tensor],
     states: Sequence[Tensor],
     found: Sequence[Tensor],
@@ -99,7 +104,7 @@ def _(
     cell: str,
     reverse: bool,
 ) -> list[Tensor]:
-    flat = (x, weight_ih, weight_hh, bias_ih, bias_hh, *vectors, *states)
+    flat = (x, weight_ih, weight_hh, bias_ih, bias_hh, weight_hr, *vectors, *states)
     return [
         x.new_empty(0) if t is None else torch.empty_like(t, memory_format=torch.contiguous_format)
         for t in flat

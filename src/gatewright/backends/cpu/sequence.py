@@ -21,8 +21,8 @@ from gatewright.compiler.interpret import GraphCell
 from gatewright.compiler.lower import Lowered
 from gatewright.compiler.schedule import schedule
 
-WEIGHTS = 4
-"""weight_ih, weight_hh, bias_ih, bias_hh: the weights every cell may have."""
+WEIGHTS = 5
+"""weight_ih, weight_hh, bias_ih, bias_hh, weight_hr: the weights every cell may have."""
 
 FEWEST_STEPS = 16
 SEGMENTS = 8
@@ -33,7 +33,7 @@ class Operands(NamedTuple):
     """What a pass reads, as ``Call`` has it, with the vector weights of the lowered graph."""
 
     x: Tensor
-    weights: tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]
+    weights: tuple[Tensor, Tensor | None, Tensor | None, Tensor | None, Tensor | None]
     vectors: tuple[Tensor, ...]
     states: tuple[Tensor, ...]
 
@@ -50,18 +50,19 @@ class Operands(NamedTuple):
     def readable(self) -> Operands:
         """As the kernels read them: no gaps between features, something where a weight is missing."""
         x = self.x if self.x.stride(2) == 1 else self.x.contiguous()
-        weight_ih, weight_hh, bias_ih, bias_hh = self.weights
+        weight_ih, weight_hh, bias_ih, bias_hh, weight_hr = self.weights
         weight_hh = x.new_empty(0) if weight_hh is None else weight_hh
         bias_ih = x.new_zeros(len(weight_ih)) if bias_ih is None else bias_ih
         bias_hh = x.new_zeros(len(weight_hh)) if bias_hh is None else bias_hh
-        weights = (weight_ih.contiguous(), weight_hh.contiguous(), bias_ih.contiguous(), bias_hh.contiguous())
+        weight_hr = x.new_empty(0) if weight_hr is None else weight_hr
+        weights = tuple(w.contiguous() for w in (weight_ih, weight_hh, bias_ih, bias_hh, weight_hr))
         vectors = tuple(vector.contiguous() for vector in self.vectors)
         return Operands(x, weights, vectors, tuple(state.contiguous() for state in self.states))
 
-    @property
-    def hidden_size(self) -> int:
-        """``H``."""
-        return self.states[0].shape[1]
+    def sizes(self, graph: Graph) -> tuple[int, int, int, int, int]:
+        """T, B, I, H and P."""
+        hidden = self.weights[0].shape[0] // len(graph.input_maps)
+        return *self.x.shape, hidden, self.states[graph.state_index(graph.output)].shape[1]
 
 
 class Pass(NamedTuple):
@@ -84,7 +85,7 @@ def operands_of(call: Call) -> Operands:
     vectors = ()
     if call.cell.graph.vector_weights:
         vectors = _lowered(call.cell.serialized).vectors(weights.vectors)
-    maps = (weights.weight_ih, weights.weight_hh, weights.bias_ih, weights.bias_hh)
+    maps = (weights.weight_ih, weights.weight_hh, weights.bias_ih, weights.bias_hh, weights.weight_hr)
     return Operands(call.x, maps, vectors, call.states)
 
 
@@ -122,8 +123,10 @@ def describe(call: Call) -> tuple[str, ...]:
     split = [f"{grid.row_groups} over the batch"] if grid.row_groups > 1 else []
     split += [f"{grid.column_groups} over the columns, a barrier a stage"] if grid.column_groups > 1 else []
     tiles = ", ".join(f"{t.rows} x {t.blocks * lanes} x {t.maps}" for t in prepared.tiles.stages if t.maps)
-    count = (len(plan.saved) + len(plan.graph.states) - 1) if training else 0
-    kept = f"{count} x {operands.hidden_size} values a time step and row" if count else "nothing"
+    hidden = prepared.shape.H
+    count = len(launch.kept_widths(plan, 1, prepared.shape.P != hidden)) if training else 0
+    count = count and count - bool(plan.saved) + len(plan.saved)
+    kept = f"{count} x {hidden} values a time step and row" if count else "nothing"
     again = ", gates are computed again" if call.recompute else ""
     return (
         f"{host.instruction_set}, {lanes} x {str(call.x.dtype).removeprefix('torch.')}",
@@ -135,8 +138,7 @@ def describe(call: Call) -> tuple[str, ...]:
 
 
 def _key(graph: Graph, operands: Operands) -> tuple[Any, ...]:
-    x = operands.x
-    return graph, x.dtype, *x.shape, operands.hidden_size, threads.available()
+    return graph, operands.x.dtype, operands.sizes(graph), threads.available()
 
 
 def forward_pass(
@@ -162,12 +164,11 @@ def forward_pass(
 
 def _empty_pass(graph: Graph, operands: Operands, training: bool) -> Pass:
     """No steps or no rows: the states are handed through."""
-    steps, batch, _ = operands.x.shape
-    hidden = operands.hidden_size
-    widths = launch.kept_widths(schedule(graph), hidden) if training else ()
+    steps, batch, _, hidden, projected = operands.sizes(graph)
+    widths = launch.kept_widths(schedule(graph), hidden, hidden != projected) if training else ()
     kept = tuple(operands.x.new_empty(steps, batch, width) for width in widths)
     final = tuple(state.clone() for state in operands.states)
-    return Pass(operands.x.new_empty(steps, batch, hidden), final, kept)
+    return Pass(operands.x.new_empty(steps, batch, projected), final, kept)
 
 
 def backward_pass(
@@ -246,7 +247,7 @@ class _Recomputed(torch.autograd.Function):
     def forward(ctx: Any, graph: Graph, reverse: bool, vectors: int, *flat: Tensor | None) -> Any:
         operands = Operands.of(flat, vectors)
         x, states = operands.x, operands.states
-        y = launch.output(x.shape[0], x.shape[1], operands.hidden_size, x.dtype)
+        y = launch.output(x.shape[0], x.shape[1], operands.sizes(graph)[-1], x.dtype)
         first = []
         for part in _segments(x.shape[0], reverse):
             first.append(states)
@@ -300,7 +301,7 @@ def through_equations(
     """Gradients that can be differentiated again: those of the equations, run step by step."""
     lowered = schedule(graph).graph
     vectors = dict(zip(lowered.vector_weights, operands.vectors, strict=True))
-    weights = Weights(*operands.weights, None, vectors)
+    weights = Weights(*operands.weights, vectors)
     flat = operands.flat()
     with torch.enable_grad():
         call = Call(GraphCell(lowered), operands.x, weights, operands.states, reverse)

@@ -1,56 +1,116 @@
-"""One kernel on several threads: torch's own OpenMP team where there is one, else a pool of Python threads."""
+"""One kernel on several threads: torch's own OpenMP team where there is one, else threads of our own.
+
+How many threads there are changes no bit of a result: they share out rows and columns, never a sum.
+"""
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import os
 import sys
 import threading
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from queue import SimpleQueue
 
 import torch
 
 from gatewright.backends.cpu.engine import Library
 
-_OPENMP = ("libgomp", "libiomp5", "libomp")
 
+class OpenMP:
+    """The entry points of an OpenMP library.
 
-class _OpenMP:
-    """The entry points of an OpenMP library."""
+    Args:
+        library: one that it can be reached through.
+
+    Attributes:
+        parallel: runs a function on a team of threads.
+        thread_number: address of the function that gives the calling thread's number in its team.
+        thread_count: address of the function that gives the size of the team.
+    """
 
     def __init__(self, library: ctypes.CDLL) -> None:
         self.parallel = library.GOMP_parallel
         self.parallel.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint)
         self.parallel.restype = None
-        self.thread_number = ctypes.cast(library.omp_get_thread_num, ctypes.c_void_p).value or 0
-        self.thread_count = ctypes.cast(library.omp_get_num_threads, ctypes.c_void_p).value or 0
+        self.thread_number = _address(library.omp_get_thread_num)
+        self.thread_count = _address(library.omp_get_num_threads)
+
+
+def _address(function: object) -> int:
+    return ctypes.cast(function, ctypes.c_void_p).value or 0  # pyright: ignore[reportArgumentType]
 
 
 @lru_cache(maxsize=1)
-def openmp() -> _OpenMP | None:
-    """The OpenMP library that torch has loaded, or None."""
+def openmp() -> OpenMP | None:
+    """The OpenMP library that torch runs on, or None: a second one would be a second set of threads."""
     if not sys.platform.startswith("linux"):
         return None
-    package = Path(torch.__file__).parent
-    for folder in (package / "lib", package.parent / "torch.libs"):
-        for name in _OPENMP:
-            for path in sorted(folder.glob(f"{name}*.so*")):
-                # only what is loaded already: a second OpenMP would be a second set of threads
-                with contextlib.suppress(OSError, AttributeError):
-                    return _OpenMP(ctypes.CDLL(str(path), mode=os.RTLD_NOLOAD | os.RTLD_LAZY))
-    return None
+    path = Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"
+    try:
+        # a name is looked up in what a library was linked to as well
+        return OpenMP(ctypes.CDLL(str(path), mode=os.RTLD_NOLOAD | os.RTLD_LAZY))
+    except (OSError, AttributeError):
+        return None
 
 
 @lru_cache(maxsize=1)
 def yield_address() -> int:
     """The function by which a waiting thread leaves its core to others."""
     if sys.platform == "win32":
-        return ctypes.cast(ctypes.windll.kernel32.SwitchToThread, ctypes.c_void_p).value or 0
-    return ctypes.cast(ctypes.CDLL(None).sched_yield, ctypes.c_void_p).value or 0
+        return _address(ctypes.windll.kernel32.SwitchToThread)
+    return _address(ctypes.CDLL(None).sched_yield)
+
+
+class _Team:
+    """Threads of our own. They wait for each other inside a kernel, so one kernel at a time has them all."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._tasks: SimpleQueue[tuple[Callable[[int, int], None], int, int]] = SimpleQueue()
+        self._finished: SimpleQueue[None] = SimpleQueue()
+        self._size = 0
+
+    def run(self, kernel: Callable[[int, int], None], arguments: int, threads: int) -> bool:
+        """Run a kernel on the calling thread and others; False when there are not as many to be had."""
+        if not self._lock.acquire(blocking=False):
+            return False
+        try:
+            if not self._grown(threads - 1):
+                return False
+            try:
+                # one task, which each thread hands on: an interrupt finds all of them called or none
+                self._tasks.put((kernel, arguments, threads - 1))
+            finally:
+                try:
+                    kernel(arguments, 0)
+                finally:
+                    for _ in range(threads - 1):
+                        self._finished.get()
+            return True
+        finally:
+            self._lock.release()
+
+    def _grown(self, size: int) -> bool:
+        """Start what is missing of so many threads, if that is possible."""
+        while self._size < size:
+            try:
+                threading.Thread(target=self._work, name="gatewright", daemon=True).start()
+            except RuntimeError:
+                return False
+            self._size += 1
+        # a process that ends lets no other thread run any more
+        return not sys.is_finalizing()
+
+    def _work(self) -> None:
+        while True:
+            kernel, arguments, number = self._tasks.get()
+            if number > 1:
+                self._tasks.put((kernel, arguments, number - 1))
+            kernel(arguments, number)
+            self._finished.put(None)
 
 
 class _State:
@@ -58,14 +118,12 @@ class _State:
 
     def __init__(self) -> None:
         self.forked = False
-        self.lock = threading.Lock()
-        self.pool: ThreadPoolExecutor | None = None
-        self.size = 0
+        self.team = _Team()
 
     def after_fork(self) -> None:
         """A child has none of its parent's threads: OpenMP would wait for them for ever."""
-        self.__init__()
         self.forked = True
+        self.team = _Team()
 
 
 _state = _State()
@@ -78,40 +136,24 @@ def available() -> int:
     return 1 if _state.forked else torch.get_num_threads()
 
 
-def launch(library: Library, words: Any, threads: int) -> bool:
+def launch(library: Library, words: ctypes.Array[ctypes.c_int64], threads: int) -> bool:
     """Run a kernel.
 
     Args:
-        library: of the kernel.
+        library: the kernel.
         words: its arguments.
         threads: how many its grid has.
 
     Returns:
-        False when there were not as many threads: nothing was done.
+        False when there were not as many threads: nothing was done. A team of OpenMP that was too small says so
+        in the kernel's status instead.
     """
+    arguments = ctypes.addressof(words)
     if threads == 1:
-        library.run(ctypes.addressof(words), 0)
+        library.run(arguments, 0)
         return True
     team = openmp()
-    if team is not None:
-        team.parallel(library.enter_address, ctypes.addressof(words), threads, 0)
-        return True
-    return _launch_on_pool(library, words, threads)
-
-
-def _launch_on_pool(library: Library, words: Any, threads: int) -> bool:
-    """Threads wait for each other, so a launch needs all of them: when another one has them, there are none."""
-    if not _state.lock.acquire(blocking=False):
-        return False
-    try:
-        if _state.pool is None or _state.size < threads - 1:
-            _state.pool = ThreadPoolExecutor(threads - 1, thread_name_prefix="gatewright")
-            _state.size = threads - 1
-        address = ctypes.addressof(words)
-        others = [_state.pool.submit(library.run, address, number) for number in range(1, threads)]
-        library.run(address, 0)
-        for other in others:
-            other.result()
-        return True
-    finally:
-        _state.lock.release()
+    if team is None:
+        return _state.team.run(library.run, arguments, threads)
+    team.parallel(library.enter_address, arguments, threads, 0)
+    return True

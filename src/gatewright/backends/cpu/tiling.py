@@ -36,6 +36,7 @@ class Shape:
     B: int
     I: int  # noqa: E741 - the field's own letter
     H: int
+    P: int
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,7 @@ def forward_tiles(plan: Schedule, vectors: Vectors, shape: Shape, grid: Grid) ->
         stages=tuple(_stage_tile(vectors, shape, grid, count) for count in maps),
         product=_long_tile(vectors, (shape.H,)),
         sums=Tile(1, 1),
+        projection=_stage_tile(vectors, shape, grid, 1, shape.P),
     )
 
 
@@ -96,7 +98,8 @@ def backward_tiles(plan: Schedule, vectors: Vectors, shape: Shape, grid: Grid) -
     return Tiles(
         stages=tuple(_stage_tile(vectors, shape, grid, count) for count in counts),
         product=_long_tile(vectors, (shape.I,)),
-        sums=_long_tile(vectors, (shape.I, shape.H)),
+        sums=_long_tile(vectors, (shape.I, shape.P)),
+        projection=_stage_tile(vectors, shape, grid, 1, shape.P),
     )
 
 
@@ -105,13 +108,13 @@ def _accumulators(vectors: Vectors) -> int:
     return vectors.registers * 3 // 4
 
 
-def _stage_tile(vectors: Vectors, shape: Shape, grid: Grid, maps: int) -> Tile:
+def _stage_tile(vectors: Vectors, shape: Shape, grid: Grid, maps: int, columns: int = 0) -> Tile:
     if not maps:
         return Tile(1, 1, 0)
     own = -(-shape.B // grid.row_groups)
     most = max(1, min(MOST_ROWS, own, _accumulators(vectors) // maps))
     rows = -(-own // -(-own // most))
-    blocks = -(-shape.H // vectors.lanes)
+    blocks = -(-(columns or shape.H) // vectors.lanes)
     share = -(-blocks // grid.column_groups)
     return Tile(rows, _blocks(share, _accumulators(vectors) // (rows * maps)), maps)
 
