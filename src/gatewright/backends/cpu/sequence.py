@@ -18,7 +18,6 @@ from gatewright.backends.cpu import engine, launch, threads
 from gatewright.backends.eager import EagerBackend
 from gatewright.compiler.graph import Graph
 from gatewright.compiler.interpret import GraphCell
-from gatewright.compiler.lower import Lowered
 from gatewright.compiler.schedule import schedule
 
 WEIGHTS = 5
@@ -84,15 +83,20 @@ def operands_of(call: Call) -> Operands:
     weights = call.weights
     vectors = ()
     if call.cell.graph.vector_weights:
-        vectors = _lowered(call.cell.serialized).vectors(weights.vectors)
+        given = (weights.vectors[name] for name in call.cell.graph.vector_weights)
+        vectors = _hoisted(call.cell.serialized, *given)
     maps = (weights.weight_ih, weights.weight_hh, weights.bias_ih, weights.bias_hh, weights.weight_hr)
     return Operands(call.x, maps, vectors, call.states)
 
 
-@torch.compiler.assume_constant_result
-def _lowered(cell: str) -> Lowered:
-    """By the cell's text, because only text and numbers are constants where torch traces."""
-    return schedule(graph_of(cell)).lowered
+@torch.compiler.allow_in_graph
+def _hoisted(cell: str, *weights: Tensor) -> tuple[Tensor, ...]:
+    """The vector weights of the lowered graph from those of the cell.
+
+    One operation to a tracer, and the cell as text, because it would trace the compiler otherwise.
+    """
+    graph = graph_of(cell)
+    return schedule(graph).lowered.vectors(dict(zip(graph.vector_weights, weights, strict=True)))
 
 
 @lru_cache(maxsize=256)
