@@ -1,13 +1,14 @@
-"""Files that are whole or not there: written under a temporary name and renamed, errors in plain words."""
+"""Files that are whole or not there, locks that end with their process, and errors in plain words."""
 
 from __future__ import annotations
 
 import errno
 import json
 import os
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,11 @@ from safetensors.torch import save
 from torch import Tensor
 
 from gatewright.errors import InputError
+
+if sys.platform == "win32":
+    import msvcrt
+else:
+    import fcntl
 
 _METADATA_KEY = "gatewright"
 
@@ -26,19 +32,93 @@ def explained(path: Path, action: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        elsewhere = "" if action == "read" else ", or choose another place with --out"
+        reading = action == "read"
+        elsewhere = "" if reading else ", or choose another place"
         hint = {
-            errno.ENOSPC: "free some space, or choose a folder on another disk with --out",
-            errno.EDQUOT: "free some of your quota, or choose a folder on another disk with --out",
+            errno.ENOSPC: "free some space, or choose a folder on another disk",
+            errno.EDQUOT: "free some of your quota, or choose a folder on another disk",
             errno.EACCES: f"check the permissions{elsewhere}",
             errno.EPERM: f"check the permissions{elsewhere}",
-            errno.EROFS: "the disk is read-only: choose another folder with --out",
-            errno.ENOENT: f"make the folder first{elsewhere}",
-            errno.ENOTDIR: "a part of the path is a file: choose another folder with --out",
+            errno.EROFS: "the disk is read-only: choose another folder",
+            errno.ENOENT: "check the path" if reading else "make the folder first, or choose another one",
+            errno.ENOTDIR: "a part of the path is a file: "
+            + ("check the path" if reading else "choose another folder"),
+            errno.EEXIST: "a file of that name is in the way: choose another folder",
             errno.EISDIR: f"name a file, not a folder{elsewhere}",
             errno.ENAMETOOLONG: "choose a shorter name",
         }.get(error.errno or 0, f"check the disk{elsewhere}")
         raise InputError(f"cannot {action} {path}: {error.strerror or error}", hint) from error
+
+
+@contextmanager
+def locked(path: Path, purpose: str) -> Iterator[None]:
+    """Hold a lock file while inside, so that one process at a time is.
+
+    The lock is the system's own and ends with its process, however that ends: a file that a killed one left
+    is taken over. Where the disk has no locks there are none.
+
+    Args:
+        path: of the lock file; its folder exists. It is made, and removed at the end.
+        purpose: what it is held for, e.g. a folder: `PURPOSE is in use`.
+
+    Raises:
+        InputError: another process holds it, or it cannot be made.
+    """
+    with explained(path, "make the lock"):
+        handle = _open_locked(path)
+    if handle is None:
+        holder = ""
+        with suppress(OSError, ValueError):
+            holder = f" by process {int(path.read_text())}"
+        raise InputError(f"{purpose} is in use{holder}", "wait until it is done, or choose another place")
+    try:
+        yield
+    finally:
+        # the name goes first: a file that is unlocked and still there could be locked by two
+        with suppress(OSError):
+            path.unlink()
+        os.close(handle)
+
+
+def _open_locked(path: Path) -> int | None:
+    """A handle of a locked file, None where another one holds the lock."""
+    while True:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            mine = _lock(handle)
+            if mine and _is_at(path, handle):
+                os.ftruncate(handle, 0)
+                os.write(handle, str(os.getpid()).encode())
+                return handle
+        except BaseException:
+            os.close(handle)
+            raise
+        os.close(handle)
+        if not mine:
+            return None
+
+
+def _is_at(path: Path, handle: int) -> bool:
+    """Whether an open file is still there: who held the lock until now may have removed it since."""
+    try:
+        return os.path.samestat(path.stat(), os.fstat(handle))
+    except FileNotFoundError:
+        return False
+
+
+def _lock(handle: int) -> bool:
+    """Lock an open file at once, or say that another process has."""
+    try:
+        if sys.platform == "win32":
+            msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
+        else:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        return False
+    except OSError:
+        # some network disks have no locks, and a run there is better than none
+        return True
+    return True
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -66,8 +146,8 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file whole, as UTF-8."""
-    write_bytes(path, text.encode())
+    """Write a text file whole, as UTF-8; bytes of a file name that are no text stay those bytes."""
+    write_bytes(path, text.encode(errors="surrogateescape"))
 
 
 def write_json(path: Path, document: Any) -> None:
@@ -93,7 +173,8 @@ def _finite(value: Any) -> Any:
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], description: Mapping[str, Any]) -> None:
     """Write tensors and a JSON description into one safetensors file."""
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    text = json.dumps(description, ensure_ascii=False, allow_nan=False)
+    # escaped, since a file name may hold bytes that are no text
+    text = json.dumps(description, allow_nan=False)
     write_bytes(path, save(contiguous, metadata={_METADATA_KEY: text}))
 
 
@@ -110,8 +191,11 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         InputError: the file is missing, damaged, or was not written by this library.
     """
     remedy = "restore the file from a copy, or fit the model again"
-    if not path.is_file():
-        raise InputError(f"{path} is missing", remedy)
+    with explained(path, "read"):
+        if not path.is_file():
+            raise InputError(f"{path} is missing", remedy)
+        # safetensors says of a file that may not be read that it is not there
+        path.open("rb").close()
     try:
         with explained(path, "read"), safe_open(path, framework="pt") as file:
             # safetensors' own handle is no mapping

@@ -149,6 +149,11 @@ CASES: dict[str, Case] = {
     "all values missing": _table(["all values", "missing"], _values("")),
     "validation part missing": _table(["validation part", "--validation-share"], table(_gap)),
     "infinite value": _table(["infinite", "row 9"], _with(9, "2024-01-01 08:00:00,inf")),
+    "values too large unscaled": _table(
+        ["too large", "--scaling standard"],
+        table(lambda lines: [lines[0]] + [line + "e60" for line in lines[1:]]),
+        [*FIT, *SMALL, "--scaling", "none"],
+    ),
     "horizon of zero": _option(["horizon", "greater than or equal to 1"], "--horizon", "0"),
     "negative horizon": _option(["horizon = -3", "greater than or equal to 1"], "--horizon", "-3"),
     "horizon in words": _option(["--horizon", "integer"], "--horizon", "abc"),
@@ -158,6 +163,14 @@ CASES: dict[str, Case] = {
     "time is the target": _option(["'value'", "each role"], "--time", "value"),
     "unknown cell": _option(["gruu", "did you mean 'gru'"], "--cell", "gruu"),
     "hidden sizes in words": _option(["--hidden-sizes", "a,b", "64,32"], "--hidden-sizes", "a,b"),
+    "levels in words": _option(["--levels", "a,b", "50,80,90"], "--levels", "a,b"),
+    "hidden size beyond all measure": _option(
+        ["hidden_sizes", "at most 100,000"], "--hidden-sizes", "9" * 40
+    ),
+    "network beyond the memory": _option(
+        ["TB of memory", "lower --hidden-sizes"], "--hidden-sizes", "100000,100000,100000"
+    ),
+    "context beyond all measure": _option(["context", "less than or equal to"], "--context", "9" * 40),
     "hidden size of zero": _option(["hidden_sizes", "at least 1"], "--hidden-sizes", "0"),
     "level of 120": _option(["levels", "between 1 and 99"], "--levels", "120"),
     "learning rate of zero": _option(["learning_rate", "greater than 0"], "--learning-rate", "0"),
@@ -176,7 +189,7 @@ CASES: dict[str, Case] = {
     "configuration in another encoding": _config(["UTF-8"], "# größe\n".encode("latin-1")),
     "missing configuration": _option(["no configuration file", "--config"], "--config", "{folder}/no.toml"),
     "unwritable output folder": Case(
-        ["cannot", "--out"],
+        ["cannot make the folder", "another folder"],
         ["fit", _TABLE, *FIT, "--out", "{folder}/file/run"],
         {"file": b""},
     ),
@@ -227,7 +240,15 @@ CASES: dict[str, Case] = {
     "predict with another frequency": _predict(["1 hour", "same time step"], _DAILY),
     "predict without the column": _predict(["no column 'value'"], "when,price\n2024-01-01,1\n"),
     "predict to another format": _predict(["x.xlsx", ".parquet"], GOOD, "--out", "{folder}/x.xlsx"),
-    "predict to a file that exists": _predict(["exists", "--overwrite"], GOOD, "--out", "{folder}/new.csv"),
+    "predict to a file that exists": _predict(
+        ["exists", "--overwrite"], GOOD, "--out", "{folder}/run/forecast.csv"
+    ),
+    "predict to the table it reads": _predict(
+        ["new.csv", "never replaced"], GOOD, "--out", "{folder}/new.csv", "--overwrite"
+    ),
+    "predict to the table of the run": _predict(
+        ["table.csv", "never replaced"], GOOD, "--out", "{folder}/run/../table.csv", "--overwrite"
+    ),
     "predict to no folder": _predict(["no folder", "make it"], GOOD, "--out", "{folder}/none/x.csv"),
 }
 

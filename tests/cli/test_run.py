@@ -103,6 +103,21 @@ def test_a_broken_run_ends_as_an_unbroken_one(kind, data, tmp_path):
     assert not (tmp_path / "broken.partial").exists()
 
 
+def test_a_second_run_does_not_disturb_the_first(data, tmp_path):
+    arguments = ["fit", str(data), *FIT, *SIZES, "--max-epochs", "300", "--out", str(tmp_path / "run")]
+    first = start([*arguments, "--overwrite"])
+    wait_for_epoch(tmp_path / "run.partial" / "checkpoint.safetensors")
+    for second in ([*arguments, "--overwrite"], arguments, ["fit", "--resume", "--out", arguments[-1]]):
+        code, _, errors = call(second)
+        assert code == 2
+        assert f"in use by process {first.pid}" in errors
+    first.send_signal(signal.SIGINT)
+    _, errors = first.communicate(timeout=120)
+    assert first.returncode == 130, errors
+    assert set(FILES) <= {path.name for path in (tmp_path / "run").iterdir()}
+    assert {path.name for path in tmp_path.iterdir()} == {"table.csv", "run"}
+
+
 def test_a_reader_that_goes_away_is_no_error(data, tmp_path):
     run = tmp_path / "run"
     assert call(["fit", str(data), *FIT, *SIZES, "--max-epochs", "1", "--out", str(run), "--quiet"])[0] == 0

@@ -217,8 +217,10 @@ def test_a_stray_month_is_named_against_months():
 
 
 def test_month_days_that_do_not_exist_everywhere_are_irregular():
-    with pytest.raises(InputError, match="expected steps of 1 month"):
+    with pytest.raises(InputError, match="expected steps of 1 month") as caught:
         infer_frequency([moments("2011-01-30", "2011-02-28", "2011-03-30", "2011-04-30")])
+    assert "not every month has a day 30" in caught.value.hint
+    assert "last day" in caught.value.hint
 
 
 def test_single_times():

@@ -341,6 +341,8 @@ def test_zoned_hours_become_utc():
         ([dt.date(2011, 1, 1), None], "missing a time in 1 row: row 2", "drop the rows"),
         ([1.0, 1.5], "not whole or too large: row 2: '1.5'", "integers"),
         ([1, 2**63 - 1], "beyond 2\\^62", "smaller"),
+        (["1.0", "1.5"], "not whole or too large: row 2: '1.5'", "integers"),
+        (["1", "9" * 30], "not whole or too large: row 2: '9999", "integers"),
         ([True, False], "holds no times: its type is Boolean", "ISO 8601"),
     ],
 )
@@ -424,6 +426,17 @@ def test_unknown_column_suggests_the_nearest():
     assert "pass --id" in refused(daily([1, 2]), id="zzz").hint
 
 
+def test_outer_spaces_of_a_column_name_are_seen():
+    frame = daily([1, 2]).rename({"y": "  y  "})
+    assert refused(frame).hint == "did you mean '  y  '?"
+    assert refused(daily([1, 2]), target="  y  ").hint == "did you mean 'y'?"
+
+
+def test_a_column_to_pass_is_written_as_a_shell_takes_it():
+    panel = make_panel(daily([1, 2]).rename({"t": "my time"}), target="y")
+    assert any("pass --time 'my time' to use it" in note for note in panel.notes)
+
+
 def test_one_column_for_two_roles():
     assert "'t' is given for both --time and --id" in refused(daily([1, 2]), id="t").message
     assert "'y' is given for both" in refused(daily([1, 2]), time="y").message
@@ -482,6 +495,23 @@ def test_duplicate_times():
     by_id = refused(pl.DataFrame({"id": ["a", "a"], "t": [1, 1], "y": [1, 2]}), id="id")
     assert "(a, 1) in rows 1 and 2" in by_id.message
     assert "aggregate" in by_id.hint
+
+
+@pytest.mark.parametrize(
+    "times",
+    [
+        pd.to_datetime(["2011-01-01 00:00:00.000000100", "2011-01-01 00:00:00.000000200"]),
+        pd.to_datetime(["2011-01-01 00:00:00.000000100", "2011-01-01 00:00:00.000000200"], utc=True),
+        ["2011-01-01 00:00:00.000000100", "2011-01-01 00:00:00.000000200"],
+    ],
+    ids=["datetimes", "with a zone", "text"],
+)
+def test_times_below_a_microsecond_say_why_they_repeat(times: Any):
+    error = refused(pd.DataFrame({"t": times, "y": [1, 2]}))
+    assert "duplicate times" in error.message
+    assert "microsecond" in error.hint
+    spaced = pd.DataFrame({"t": pd.to_datetime([1_100, 2_100, 3_100]), "y": [1, 2, 3]})
+    assert any("cut to microseconds" in note for note in make_panel(spaced, target="y", time="t").notes)
 
 
 def test_repeated_clock_times_point_to_daylight_saving():

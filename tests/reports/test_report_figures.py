@@ -37,6 +37,10 @@ HARD_FORECASTS = {
     "constant": forecast(range(5), [7] * 5, [5, 6], [7, 7], p90=([7, 7], [7, 7])),
     "infinite": forecast(range(3), [1, np.inf, 2], [3], [-np.inf], p50=([1], [np.inf])),
     "vast": forecast(range(3), [1e300, 1e99, 1], [3], [-1e99]),
+    "nothing but vast, on dates": forecast(
+        dates("2024-01-01", "2024-01-02"), [1e150, 2e150], dates("2024-01-03"), [1e300]
+    ),
+    "65 hours": forecast(dates("2024-01-01", "2024-01-03T17:00"), [1, 2], dates("2024-01-03T17:00"), [2]),
     "tiny": forecast(range(3), [1e-300, 0, 1e-310], [3], [0]),
     "nearly constant": forecast(range(3), [1234567.01, 1234567.02, 1234567.03], [3], [1234567]),
     "ends of the calendar": forecast(dates("0001-01-01", "9999-12-31"), [5, 6], dates("2024-01-01"), [5]),

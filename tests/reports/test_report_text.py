@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from gatewright.reports.contents import ScoreRow, SeriesForecast, best_rows, format_score, join_windows
-from gatewright.reports.text import facts_table, score_table
+from gatewright.reports.text import score_table
 
 NAN = float("nan")
 ROWS = [
@@ -59,8 +59,6 @@ def test_tables_print_names_as_they_are() -> None:
     assert "GRU [64]" in text
     assert "coverage of 90 % band" in text
     assert "–" in text
-    facts = printed(facts_table({"data": "[red]load.csv", "seed": "0"}))
-    assert "[red]load.csv" in facts
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,14 @@
 """Baselines, scores, the quantile loss and calibrated bands against formulas written out."""
 
+import os
+import subprocess
+import sys
+
 import numpy as np
+import polars as pl
 import pytest
 import torch
+from utilsforecast import losses
 
 from gatewright.data.frequency import Frequency
 from gatewright.data.tables import Panel, Series
@@ -75,6 +81,87 @@ def test_scores_equal_the_formulas():
         assert found.models["gru"][name] == pytest.approx(np.mean(parts), rel=1e-9), name
     errors = np.abs(values[last[:, None] + np.arange(1, 5)] - forecast[..., 2])
     np.testing.assert_allclose(found.error_by_horizon["gru"], np.nanmean(errors, axis=0))
+
+
+def scored(seed=0, series=6, horizon=24, windows=10, season=24):
+    """Scores of random forecasts of some series with gaps, and what they were made from."""
+    rng = np.random.default_rng(seed)
+    length = 480 + horizon * windows
+    times = np.datetime64("2024-01-01", "us") + np.arange(length) * np.timedelta64(1, "h")
+    made = []
+    for index in range(series):
+        values = rng.normal(10 + index, 3, length)
+        values[rng.random(length) < 0.1] = np.nan
+        made.append(Series(f"s{series - index}", times, values))
+    panel = Panel(tuple(made), Frequency.from_text("1h"), "y", "t", "id", ())
+    splits = [Split(480, 480, length)] * series
+    owner = np.repeat(np.arange(series), windows)
+    last = np.tile(479 + horizon * np.arange(windows), series)
+    forecasts = {
+        name: np.sort(rng.normal(12, 4, (len(last), horizon, 5)), axis=-1) for name in ("gru", "naive")
+    }
+    frame = forecast_frame(panel, owner, last, forecasts, QUANTILES, truth=True)
+    return score(frame, ["gru", "naive"], panel, splits, QUANTILES, season), frame, panel
+
+
+def test_scores_equal_utilsforecast():
+    found, frame, panel = scored()
+    observed = frame.filter(pl.col("y").is_finite())
+    models = ["gru", "naive"]
+    training = pl.concat(
+        pl.DataFrame({"unique_id": s.id, "ds": s.times[:480], "y": s.values[:480]}).fill_nan(None)
+        for s in panel.series
+    )
+    quantiles = np.array(QUANTILES)
+    columns = {model: band_columns(model, QUANTILES) for model in models}
+    tables = {
+        "mase": losses.mase(observed, models, 24, training),
+        "smape": losses.smape(observed, models).with_columns(pl.col(models) * 200),
+        "scaled_quantile_loss": losses.scaled_mqloss(observed, columns, quantiles, 24, training),
+        "coverage": losses.coverage(observed, models, 90),
+    }
+    for name, table in tables.items():
+        for model in models:
+            expected = table.group_by("unique_id").agg(pl.col(model).mean())[model].to_numpy().mean()
+            assert found.models[model][name] == pytest.approx(expected, rel=1e-9), name
+    steps = observed.with_columns(
+        (pl.col("y") - pl.col("gru")).abs().alias("error"),
+        ((pl.col("ds") - pl.col("cutoff")).dt.total_hours() - 1).alias("step"),
+    )
+    by_step = steps.group_by("step").agg(pl.col("error").mean()).sort("step")["error"]
+    np.testing.assert_allclose(found.error_by_horizon["gru"], by_step.to_numpy(), rtol=1e-9)
+
+
+def test_scores_are_the_same_bits_whatever_the_threads():
+    """A resumed run has the metrics of an unbroken one only if sums do not depend on who adds first."""
+    program = (
+        "from tests.tasks.test_forecast_scores import scored\n"
+        "print(len({str(scored()[0]) for _ in range(8)}), scored()[0].models)"
+    )
+    printed = {
+        subprocess.run(
+            [sys.executable, "-c", program],
+            env=os.environ | {"POLARS_MAX_THREADS": threads},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for threads in ("1", "16")
+    }
+    assert len(printed) == 1
+    assert next(iter(printed)).startswith("1 ")
+
+
+def test_scores_of_values_at_the_end_of_the_range():
+    values = np.tile([1e308, -1e308, 5.0], 20)
+    panel, split = one_panel(values), Split(40, 48, 60)
+    forecast = np.full((2, 4, 5), -1e308)
+    frame = forecast_frame(
+        panel, np.zeros(2, int), np.array([47, 51]), {"gru": forecast}, QUANTILES, truth=True
+    )
+    found = score(frame, ["gru"], panel, [split], QUANTILES, season=1)
+    assert found.models["gru"]["coverage"] == pytest.approx(0.375)
+    assert found.windows == 2
 
 
 def test_quantile_loss_leaves_out_what_is_missing():

@@ -1,5 +1,8 @@
 """The Python API: pandas and polars, saving, new tables, and that it learns what there is to learn."""
 
+import json
+import os
+
 import numpy as np
 import pandas as pd
 import polars as pl
@@ -71,6 +74,26 @@ def test_saved_model_forecasts_the_same_and_takes_newer_and_unknown_series(tmp_p
     assert isinstance(forecaster.predict(), pl.DataFrame)
     with pytest.raises(gw.InputError, match="give predict a table"):
         loaded.predict()
+    with pytest.raises(gw.InputError, match=r"scores needs(.|\n)*read metrics.json"):
+        _ = loaded.scores
+    with pytest.raises(gw.InputError, match=r"save needs(.|\n)*copy the run folder"):
+        loaded.save(tmp_path / "copy")
+    assert not (tmp_path / "copy").exists()
+
+
+def test_a_saved_run_says_how_to_make_it_again_and_how_it_was_trained(tmp_path):
+    fitted(frame(60), threads=2).save(tmp_path / "run")
+    assert json.loads((tmp_path / "run" / "versions.json").read_text())["threads"] == "2"
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "gatewright fit TABLE --config config.toml --out NEW_FOLDER" in page
+
+
+def test_a_network_beyond_the_memory_is_refused_before_any_work(monkeypatch):
+    with pytest.raises(gw.InputError, match=r"at least .* of memory, this machine has .*\n.*--hidden-sizes"):
+        fitted(frame(60), hidden_sizes=(90_000, 90_000, 90_000))
+    # a system that does not say how much there is
+    monkeypatch.setattr(os, "sysconf", lambda _: (_ for _ in ()).throw(ValueError))
+    assert fitted(frame(60)).model is not None
 
 
 def test_a_series_shorter_than_the_window_is_forecast_too():
@@ -164,3 +187,17 @@ def test_gaps_are_not_invented():
     assert one.fitted is not None
     assert any("masked" in note for note in one.fitted.panel.notes)
     assert np.isnan(one.fitted.panel.series[0].values[2])
+
+
+@pytest.mark.parametrize("frequency", [None, "1h"], ids=["most values empty", "rows a day apart"])
+def test_a_model_forecasts_the_table_it_was_fitted_to(frequency, tmp_path):
+    """However few of its steps have a value: what counts is how far apart the rows are."""
+    table = frame(120, ("a",))
+    if frequency is None:
+        table = table.with_columns(sales=pl.when(pl.int_range(120) % 3 == 0).then("sales"))
+    forecaster = fitted(table, frequency=frequency, context=8)
+    forecaster.save(tmp_path / "run")
+    assert gw.Forecaster.load(tmp_path / "run").predict(table).equals(forecaster.predict())
+    if frequency is None:
+        with pytest.raises(gw.InputError, match="most rows here are 3 such steps apart"):
+            forecaster.predict(table.drop_nulls())

@@ -8,9 +8,9 @@ from __future__ import annotations
 import sys
 
 import typer
-from rich.console import Console
 
 from gatewright.cli import demo, fit, predict
+from gatewright.cli.output import say, use_any_encoding
 from gatewright.errors import InputError
 
 EXIT_BAD_INPUT = 2
@@ -42,15 +42,27 @@ def main(arguments: list[str]) -> int:
     Returns:
         The exit code.
     """
+    use_any_encoding()
     try:
         # ends with SystemExit, also where typer itself reports a wrong option or an interrupt
         app(arguments, prog_name="gatewright")
     except InputError as error:
-        errors = Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
-        errors.print(f"error: {error.message}")
-        if error.hint:
-            errors.print(f"hint: {error.hint}")
-        return EXIT_BAD_INPUT
+        return _refuse(error)
+    except OSError as error:
+        # what no one foresaw of the disk, the terminal or the working folder is still no bug to trace back
+        place = f": {error.filename}" if error.filename else ""
+        return _refuse(
+            InputError(f"{error.strerror or error}{place}", "check the path, the disk and the terminal")
+        )
+    except MemoryError:
+        return _refuse(InputError("not enough memory", "give a smaller table, or choose smaller settings"))
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else 0
     return 0
+
+
+def _refuse(error: InputError) -> int:
+    say(f"error: {error.message}")
+    if error.hint:
+        say(f"hint: {error.hint}")
+    return EXIT_BAD_INPUT

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import io
-import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import polars as pl
 import typer
 
-from gatewright.data.tables import make_panel, read_table
+from gatewright.cli.output import deliver
 from gatewright.errors import InputError
 from gatewright.files import explained, to_json, write_bytes
 from gatewright.tasks.forecast.fitting import forecast_beyond
 from gatewright.tasks.forecast.frames import csv_text
 from gatewright.tasks.forecast.model import ForecastModel
+from gatewright.tasks.forecast.panels import load_panel
 from gatewright.tasks.forecast.run_folder import MODEL
 
 
@@ -43,42 +44,45 @@ def predict(
     Another table needs the same columns and the same time step; series that the model has not seen are
     scaled by their own values.
     """
-    if not run.is_dir():
-        raise InputError(f"no run folder {run}", "give a folder that gatewright fit has written")
+    with explained(run, "read"):
+        if not run.is_dir():
+            raise InputError(f"no run folder {run}", "give a folder that gatewright fit has written")
     model = ForecastModel.load(run / MODEL)
-    _check_out(out, overwrite=overwrite)
     settings = model.settings.data
     table = data or (Path(settings.table) if settings.table else None)
     if table is None:
         raise InputError("the run was fitted in Python and names no table", "give one with --data")
-    if data is None and not table.exists():
-        raise InputError(f"the table of the run, {table}, is not there any more", "give one with --data")
-    panel = make_panel(
-        read_table(table, encoding=settings.encoding),
-        target=settings.target, time=settings.time, id=settings.id,
-        frequency=model.frequency, sort=settings.sort,
-    )  # fmt: skip
+    with explained(table, "read"):
+        if data is None and not table.exists():
+            raise InputError(f"the table of the run, {table}, is not there any more", "give one with --data")
+    if out is not None:
+        _check_out(out, [table, Path(settings.table or table)], overwrite=overwrite)
+    panel = load_panel(settings.model_copy(update={"table": str(table)}))
     frame = forecast_beyond(model, model.data(panel))
     if out is not None:
         _write(frame, out)
+    remedy = "write the forecast to a file with --out" if out is None else f"the forecast is written: {out}"
     if as_json:
         rows = frame.with_columns(pl.col("ds", "cutoff").cast(pl.String)).to_dicts()
-        print(to_json({"run": str(run), "out": str(out) if out else None, "forecast": rows}))  # noqa: T201 - the document
+        document = {"run": str(run), "out": str(out) if out else None, "forecast": rows}
+        deliver(to_json(document) + "\n", remedy=remedy)
     elif out is None:
-        sys.stdout.write(csv_text(frame))
+        deliver(csv_text(frame), remedy=remedy)
 
 
-def _check_out(out: Path | None, *, overwrite: bool) -> None:
-    if out is None:
-        return
+def _check_out(out: Path, tables: Sequence[Path], *, overwrite: bool) -> None:
     if out.suffix not in (".csv", ".parquet"):
         raise InputError(
             f"--out: expected a CSV or Parquet file, received {out}", "let it end in .csv or .parquet"
         )
-    if not out.parent.is_dir():
-        raise InputError(f"there is no folder {out.parent}", "make it, or choose another file with --out")
-    if out.exists() and not overwrite:
-        raise InputError(f"{out} exists", "choose another file, or replace it with --overwrite")
+    with explained(out, "write"):
+        if not out.parent.is_dir():
+            raise InputError(f"there is no folder {out.parent}", "make it, or choose another file with --out")
+        if any(out.exists() and table.exists() and out.samefile(table) for table in tables):
+            message = f"{out} is the table that is forecast, or the one the run was fitted to"
+            raise InputError(message, "choose another file with --out; a table is never replaced")
+        if out.exists() and not overwrite:
+            raise InputError(f"{out} exists", "choose another file, or replace it with --overwrite")
 
 
 def _write(frame: pl.DataFrame, out: Path) -> None:
@@ -87,5 +91,4 @@ def _write(frame: pl.DataFrame, out: Path) -> None:
         return
     content = io.BytesIO()
     frame.write_parquet(content)
-    with explained(out, "write"):
-        write_bytes(out, content.getvalue())
+    write_bytes(out, content.getvalue())

@@ -9,6 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from gatewright.cli.output import unimportant
 from gatewright.training.loop import LoopOptions, Watcher
 
 
@@ -46,18 +47,19 @@ class TerminalWatcher(Watcher):
         )
         total = options.max_epochs * options.steps_per_epoch
         self._task = self._bar.add_task("training", total=total, completed=epoch * self._steps, losses="")
-        self._bar.start()
+        with unimportant():
+            self._bar.start()
 
     def step(self, epoch: int, step: int, loss: float) -> None:
         """Move the bar."""
         if self._bar is not None:
-            text = f"loss {loss:.4f}{self._losses}"
-            self._bar.update(
-                self._task,
-                completed=(epoch - 1) * self._steps + step,
-                description=f"epoch {epoch}",
-                losses=text,
-            )
+            with unimportant():
+                self._bar.update(
+                    self._task,
+                    completed=(epoch - 1) * self._steps + step,
+                    description=f"epoch {epoch}",
+                    losses=f"loss {loss:.4f}{self._losses}",
+                )
 
     def epoch(self, record: dict[str, float]) -> None:
         """Show the validation loss beside the training loss from now on."""
@@ -70,7 +72,8 @@ class TerminalWatcher(Watcher):
     def end(self) -> None:
         """Take the bar away and give the interrupt key back."""
         if self._bar is not None:
-            self._bar.stop()
+            with unimportant():
+                self._bar.stop()
             self._bar = None
         if self._previous is not None:
             signal.signal(signal.SIGINT, self._previous)
@@ -80,4 +83,5 @@ class TerminalWatcher(Watcher):
         if self._interrupted:
             raise KeyboardInterrupt
         self._interrupted = True
-        self._console.print("stopping after this step; interrupt again to stop at once", highlight=False)
+        with unimportant():
+            self._console.print("stopping after this step; interrupt again to stop at once", highlight=False)

@@ -39,8 +39,8 @@ def find_column(frame: nw.DataFrame, name: str, role: str) -> nw.Series:
     names = frame.columns
     if name in names:
         return frame[name]
-    folded = {str(each).casefold(): str(each) for each in names}
-    near = difflib.get_close_matches(str(name).casefold(), folded, n=1, cutoff=0.5)
+    folded = {str(each).strip().casefold(): str(each) for each in names}
+    near = difflib.get_close_matches(str(name).strip().casefold(), folded, n=1, cutoff=0.5)
     shown = listed([repr(each) for each in names[:20]], len(names))
     raise InputError(
         f"the table has no column {name!r} for {role}; its columns are {shown}",

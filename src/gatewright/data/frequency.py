@@ -233,8 +233,23 @@ def check_on_grid(
     raise InputError(
         f"irregular frequency: expected steps of {frequency.label}, but {len(off):,} {be} off that grid: "
         + listed(examples, len(off)),
-        "round or resample the times to a regular grid, or pass the right step, e.g. --frequency 1h",
+        _remedy(frequency, [times_by_series[series] for series, _ in off]),
     )
+
+
+def _remedy(frequency: Frequency, times_by_series: Sequence[np.ndarray]) -> str:
+    """Say what to do about times off a grid."""
+    if frequency.unit == "months" and not frequency.month_end:
+        last = (
+            max(
+                int(_since_month_start(times).max().astype("timedelta64[D]").astype(int))
+                for times in times_by_series
+            )
+            + 1
+        )
+        if last > 28:
+            return f"not every month has a day {last}: write the first day of each month, or the last day"
+    return "round or resample the times to a regular grid, or pass the right step, e.g. --frequency 1h"
 
 
 def _off_grid(frequency: Frequency, times_by_series: Sequence[np.ndarray]) -> list[tuple[int, int]]:

@@ -14,18 +14,20 @@ _MAD_TO_STANDARD_DEVIATION = 1.4826  # of a normal distribution
 
 @dataclass(frozen=True)
 class Scaler:
-    """scaled = (value − location) / scale, in units of the target."""
+    """scaled = (value − location) / scale, in units of the target; what no float64 holds becomes infinite."""
 
     location: float = 0.0
     scale: float = 1.0
 
     def apply(self, values: np.ndarray) -> np.ndarray:
         """Values in units of the target, scaled; NaN stays NaN."""
-        return (values - self.location) / self.scale
+        with np.errstate(over="ignore"):
+            return (values - self.location) / self.scale
 
     def undo(self, scaled: np.ndarray) -> np.ndarray:
         """Scaled values in units of the target."""
-        return scaled * self.scale + self.location
+        with np.errstate(over="ignore"):
+            return scaled * self.scale + self.location
 
 
 def fit_scaler(values: np.ndarray, method: Method = "standard") -> Scaler:

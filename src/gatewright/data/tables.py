@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from shlex import quote
 
 import narwhals as nw
 import numpy as np
@@ -49,6 +50,7 @@ class Panel:
         time: name of the time column; None where rows were taken in file order, numbered from 1.
         id: name of the id column; None for a single series.
         notes: sentences for a person on what was inferred, masked and trimmed.
+        row_step: usual distance between neighbouring rows, with a value or without, in steps of the grid.
     """
 
     series: tuple[Series, ...]
@@ -57,6 +59,7 @@ class Panel:
     time: str | None
     id: str | None
     notes: tuple[str, ...]
+    row_step: float = 1.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,7 +109,7 @@ def make_panel(
     notes = list(read.notes) if time is not None else _file_order_notes(table, target, id)
 
     groups, moved = _grouped(ids, read.values, values)
-    _check_distinct(groups, table, target, time, id)
+    _check_distinct(groups, table, target, id, read, time)
     if len(moved):
         if not sort:
             raise _unsorted(time, int(moved[0]), read.values)
@@ -124,7 +127,7 @@ def make_panel(
     _check_grid_size(groups, frequency)
     series = tuple(_on_grid(group, frequency) for group in groups)
     notes += _missing_notes(groups, series, frequency) + _trim_notes(groups) + _constant_notes(series)
-    return Panel(series, frequency, target, time, id, tuple(notes))
+    return Panel(series, frequency, target, time, id, tuple(notes), _row_step(groups, frequency))
 
 
 def _opened(frame: IntoDataFrame, target: str, time: str | None, id_: str | None) -> nw.DataFrame:
@@ -206,7 +209,7 @@ def _file_order_notes(table: nw.DataFrame, target: str, id_: str | None) -> list
     others = [name for name in table.columns if name not in (target, id_)]
     like = [str(name) for name in others if looks_like_times(table[name])]
     if like:
-        notes.append(f"Column {like[0]!r} looks like timestamps: pass --time {like[0]} to use it.")
+        notes.append(f"Column {like[0]!r} looks like timestamps: pass --time {quote(like[0])} to use it.")
     return notes
 
 
@@ -231,7 +234,12 @@ def _grouped(ids: list[str] | None, times: np.ndarray, values: np.ndarray) -> tu
 
 
 def _check_distinct(
-    groups: Sequence[_Group], table: nw.DataFrame, target: str, time: str | None, id_: str | None
+    groups: Sequence[_Group],
+    table: nw.DataFrame,
+    target: str,
+    id_: str | None,
+    read: Times,
+    time: str | None,
 ) -> None:
     """Refuse two rows of one series at the same time."""
     found, examples, clocks = 0, [], []
@@ -245,7 +253,9 @@ def _check_distinct(
     if not found:
         return
     others = [repr(name) for name in table.columns if name not in (target, time)]
-    if _is_clock_change(np.concatenate(clocks)):
+    if read.cut:
+        hint = "times are read to the microsecond: count finer ones as integers, or aggregate the rows"
+    elif _is_clock_change(np.concatenate(clocks)):
         hint = "clock times repeat when daylight saving ends: write UTC, or times with their offset"
     elif id_ is None and others:
         hint = f"pass --id if the table holds several series (one of {', '.join(others[:8])}), or aggregate"
@@ -309,6 +319,13 @@ def _on_grid(group: _Group, frequency: Frequency) -> Series:
     regular = np.full(int(place[-1]) + 1, np.nan)
     regular[place] = values
     return Series(group.id or "", frequency.at(times[0], np.arange(len(regular))), regular)
+
+
+def _row_step(groups: Sequence[_Group], frequency: Frequency) -> float:
+    """Return the median distance between neighbouring rows in steps, 1 where no series has two."""
+    steps = [np.diff(frequency.position(group.times, group.times[0])) for group in groups]
+    distances = np.concatenate(steps)
+    return float(np.median(distances)) if len(distances) else 1.0
 
 
 def _missing_notes(groups: Sequence[_Group], series: Sequence[Series], frequency: Frequency) -> list[str]:

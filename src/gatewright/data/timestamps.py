@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import narwhals as nw
@@ -14,6 +15,8 @@ from gatewright.errors import InputError
 
 _REMEDY = "write times as ISO 8601, year first: 2011-01-31 or 2011-01-31 14:00:00"
 _LARGEST = 2**62  # so that differences of two integer times fit in int64
+_NUMBER = r"^[+-]?[0-9]+(\.[0-9]*)?$"
+_NANOSECONDS = r"[.,][0-9]{6}[0-9]*[1-9]"
 _COMPACT_DATES = (19000101, 21001231)
 _COMPACT = r"^([0-9]{4})([0-9]{2})([0-9]{2})[Tt ]([0-9]{2}):?([0-9]{2}):?([0-9]{2})?"
 _TIME = (
@@ -40,10 +43,12 @@ class Times:
     Attributes:
         values: `datetime64[us]` without a zone, or `int64`; one a row.
         notes: what a person should know about the reading.
+        cut: whether times were finer than a microsecond.
     """
 
     values: np.ndarray
     notes: tuple[str, ...] = ()
+    cut: bool = False
 
 
 def read_times(column: nw.Series) -> Times:
@@ -62,16 +67,27 @@ def read_times(column: nw.Series) -> Times:
     Raises:
         InputError: times are missing, do not parse, or leave open which is the day and which the month.
     """
+    times, cut = _read(column)
+    if not cut:
+        return times
+    note = f"Times of column {column.name!r} are cut to microseconds."
+    return Times(times.values, (*times.notes, note), cut=True)
+
+
+def _read(column: nw.Series) -> tuple[Times, bool]:
+    """Read the times, and tell whether they were finer than a microsecond."""
     dtype = column.dtype
     if is_text(column):
-        return _from_text(column, as_text(column))
+        text = as_text(column)
+        return _from_text(column, text), bool(text.str.contains(_NANOSECONDS).any())
     _refuse_missing(column.name, np.flatnonzero(column.is_null().to_numpy().astype(bool)))
     if isinstance(dtype, nw.Datetime):
-        return _from_datetimes(column, dtype.time_zone)
+        fine = dtype.time_unit == "ns" and bool((column.dt.nanosecond() % 1000 != 0).any())
+        return _from_datetimes(column, dtype.time_zone), fine
     if dtype == nw.Date:
-        return Times(np.array(column.to_list(), dtype="datetime64[us]"))
+        return Times(np.array(column.to_list(), dtype="datetime64[us]")), False
     if dtype.is_numeric():
-        return _from_numbers(column.name, column.to_numpy())
+        return _from_numbers(column.name, column.to_numpy()), False
     raise InputError(
         f"the time column {column.name!r} holds no times: its type is {type_text(column)}",
         "turn it into datetimes, ISO 8601 text or integers, or pass another --time",
@@ -121,12 +137,7 @@ def _from_numbers(name: str, values: np.ndarray) -> Times:
     if values.dtype.kind != "i":
         floats = values.astype(np.float64)
         bad = np.flatnonzero((floats != np.floor(floats)) | (np.abs(floats) > _LARGEST))
-        if len(bad):
-            raise InputError(
-                f"the time column {name!r} holds numbers that are not whole or too large: "
-                + row_list(bad, [f"{v:g}" for v in floats.tolist()]),
-                "count in integers, or write dates as ISO 8601 text",
-            )
+        _refuse_uncountable(name, bad, [f"{v:g}" for v in floats.tolist()])
     whole = values.astype(np.int64)
     if len(whole) and (whole.max() > _LARGEST or whole.min() < -_LARGEST):
         raise InputError(f"the time column {name!r} holds integers beyond 2^62", "count in smaller integers")
@@ -144,11 +155,22 @@ def _from_numbers(name: str, values: np.ndarray) -> Times:
     return Times(whole)
 
 
+def _refuse_uncountable(name: str, bad: np.ndarray, entries: Sequence[object] | pl.Series) -> None:
+    if len(bad):
+        raise InputError(
+            f"the time column {name!r} holds numbers that are not whole or too large: "
+            + row_list(bad, entries),
+            "count in integers, or write dates as ISO 8601 text",
+        )
+
+
 def _from_text(column: nw.Series, text: pl.Series) -> Times:
     name = column.name
     _refuse_missing(name, np.flatnonzero(text.is_null().to_numpy()))
-    if len(text) and text.str.contains(r"^[+-]?[0-9]{1,18}(\.0*)?$").all():
-        return _from_numbers(name, text.str.replace(r"\.0*$", "").cast(pl.Int64).to_numpy())
+    if len(text) and text.str.contains(_NUMBER).all():
+        whole = text.str.replace(r"\.0*$", "").cast(pl.Int64, strict=False)
+        _refuse_uncountable(name, np.flatnonzero(whole.is_null().to_numpy()), text)
+        return _from_numbers(name, whole.to_numpy())
     parsed = _parse(text)
     _refuse_unparsed(name, text, parsed)
     wall = parsed["wall"].to_numpy().astype("datetime64[us]")

@@ -10,7 +10,14 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.dates import AutoDateLocator, ConciseDateFormatter, date2num
-from matplotlib.ticker import FixedFormatter, FixedLocator, Formatter, MaxNLocator, NullLocator
+from matplotlib.ticker import (
+    FixedFormatter,
+    FixedLocator,
+    Formatter,
+    MaxNLocator,
+    NullFormatter,
+    NullLocator,
+)
 
 _SUPERSCRIPT = str.maketrans("0123456789-", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻")
 # what lies beyond is drawn as missing: its squares overflow inside the plotting code
@@ -164,7 +171,8 @@ def show_times(ax: Axes, places: Sequence[np.ndarray], dates: bool, most_ticks: 
         ax.xaxis.set_major_locator(MaxNLocator(most_ticks, integer=True, min_n_ticks=1))
         ax.xaxis.set_major_formatter(NumberFormatter())
         return
-    locator = AutoDateLocator(minticks=3, maxticks=most_ticks)
+    # asked for more, few ticks leave spans that no step of the calendar fits, such as 65 hours
+    locator = AutoDateLocator(minticks=max(2, most_ticks // 4), maxticks=most_ticks)
     formatter = ConciseDateFormatter(
         locator,
         formats=["%Y", "%b", "%d %b", "%H:%M", "%H:%M", "%S.%f"],
@@ -211,8 +219,10 @@ def show_decades(ax: Axes, lines: Sequence[np.ndarray]) -> bool:
 
 def say_empty(ax: Axes) -> None:
     """Leave a word where there is nothing to draw."""
-    ax.set_xticks([])
-    ax.set_yticks([])
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_major_locator(NullLocator())
+        # the one for dates does not take that there are none
+        axis.set_major_formatter(NullFormatter())
     ax.set_xlabel("")
     ax.spines["bottom"].set_visible(False)
     ax.text(0.5, 0.5, "no values to draw", transform=ax.transAxes, ha="center", va="center")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from rich.table import Table
 from rich.text import Text
@@ -34,21 +34,4 @@ def score_table(rows: Sequence[ScoreRow], coverage_level: int) -> Table:
         ]
         # Text, not str: square brackets in a name are no markup
         table.add_row(Text(row.model), *cells)
-    return table
-
-
-def facts_table(facts: Mapping[str, str]) -> Table:
-    """Set out names and values in two columns.
-
-    Args:
-        facts: name -> value, in the order to show them.
-
-    Returns:
-        A table for the terminal.
-    """
-    table = Table(box=None, pad_edge=False, show_header=False)
-    table.add_column("fact", style="dim", no_wrap=True)
-    table.add_column("value", overflow="fold")
-    for name, value in facts.items():
-        table.add_row(Text(name), Text(value))
     return table

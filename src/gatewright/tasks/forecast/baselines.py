@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from gatewright.data.scaling import fit_scaler
 from gatewright.data.tables import Panel
-from gatewright.tasks.forecast.dataset import Split
+from gatewright.tasks.forecast.dataset import Split, last_observed
 
 _ORIGINS_AT_MOST = 2000
 
@@ -37,9 +38,9 @@ class Baseline:
         """
         ahead = np.arange(1, horizon + 1)
         place = origins[:, None] + ahead - self.season * -(-ahead // self.season)
-        seasonal = _carried(values, self.season)
+        seasonal = last_observed(values, self.season)
         found = np.where(place >= 0, seasonal[np.maximum(place, 0)], np.nan)
-        return np.where(np.isnan(found), _carried(values, 1)[origins][:, None], found)
+        return np.where(np.isnan(found), last_observed(values)[origins][:, None], found)
 
     def quantiles(
         self, values: np.ndarray, split: Split, origins: np.ndarray, horizon: int, levels: Sequence[float]
@@ -76,17 +77,6 @@ class Baseline:
         return np.sort(points[:, :, None] + bands, axis=-1)
 
 
-def _carried(values: np.ndarray, season: int) -> np.ndarray:
-    """Each value, or the last observed one a whole number of seasons before it; NaN where there is none."""
-    rows = -(-len(values) // season)
-    table = np.full(rows * season, np.nan)
-    table[: len(values)] = values
-    table = table.reshape(rows, season)
-    place = np.where(np.isfinite(table), np.arange(rows)[:, None], 0)
-    carried = np.take_along_axis(table, np.maximum.accumulate(place, axis=0), axis=0)
-    return carried.reshape(-1)[: len(values)]
-
-
 def choose_baselines(panel: Panel, splits: Sequence[Split], seasons: Sequence[int]) -> tuple[Baseline, ...]:
     """Naive, and seasonal naive with the season that errs least on the training part.
 
@@ -106,10 +96,11 @@ def choose_baselines(panel: Panel, splits: Sequence[Split], seasons: Sequence[in
         errors = []
         for series, split in zip(panel.series, splits, strict=True):
             known = series.values[: split.training_end]
+            # scaled, so that each series counts the same
+            known = fit_scaler(known).apply(known)
             difference = np.abs(known[season:] - known[:-season])
-            spread = np.nanstd(known) or 1.0
-            errors.append(np.nanmean(difference) / spread if np.isfinite(difference).any() else np.nan)
-        finite = [e for e in errors if np.isfinite(e)]
-        return float(np.mean(finite)) if finite else np.inf
+            if np.isfinite(difference).any():
+                errors.append(np.nanmean(difference))
+        return float(np.mean(errors)) if errors else np.inf
 
     return naive, Baseline("seasonal_naive", min(seasons, key=error))

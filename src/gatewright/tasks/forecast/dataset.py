@@ -156,21 +156,28 @@ class ForecastData:
         values, carried, calendar, first, row = [], [], [], [], 0
         for series, scaler in zip(panel.series, self.scalers, strict=True):
             before, behind = features.context, features.horizon
-            scaled = scaler.apply(series.values)
+            scaled = _as_float32(scaler.apply(series.values))
             values.append(np.pad(scaled, (before, behind), constant_values=np.nan))
-            carried.append(_carried(values[-1]))
+            carried.append(last_observed(values[-1]))
             times = np.concatenate([series.times, panel.frequency.after(series.times[-1], behind)])
             calendar.append(np.pad(calendar_features(times, features.calendar), ((before, 0), (0, 0))))
             first.append(row + before)
             row += before + len(times)
-        self.values = torch.from_numpy(np.concatenate(values).astype(np.float32))
-        self._last = torch.from_numpy(np.concatenate(carried).astype(np.float32))
+        self.values = torch.from_numpy(np.concatenate(values))
+        self._last = torch.from_numpy(np.concatenate(carried))
         self.calendar = torch.from_numpy(np.concatenate(calendar))
         self.first_row = torch.tensor(first)
         observed = self.values.isfinite()
         self.inputs = torch.cat(
             [self.values.nan_to_num(0.0).unsqueeze(1), observed.unsqueeze(1).float(), self.calendar], dim=1
         )
+
+    def in_units(self, scaled: np.ndarray, series: Tensor) -> np.ndarray:
+        """Scaled values ``[B, ...]`` of the series ``[B]`` in units of the target."""
+        values = np.empty(scaled.shape)
+        for row, index in enumerate(series.tolist()):
+            values[row] = self.scalers[index].undo(scaled[row])
+        return values
 
     def windows(self, series: Tensor, last: Tensor, limit: Tensor, back: Sequence[int] = (0,)) -> Windows:
         """Windows that end with the steps ``last``, and their targets.
@@ -254,10 +261,31 @@ class ForecastData:
         return series, last, limit
 
 
-def _carried(values: np.ndarray) -> np.ndarray:
-    """Each value, or the last one observed before it."""
-    place = np.maximum.accumulate(np.where(np.isfinite(values), np.arange(len(values)), 0))
-    return values[place]
+def last_observed(values: np.ndarray, season: int = 1) -> np.ndarray:
+    """Each value, or the last observed one a whole number of seasons before it; NaN where there is none.
+
+    Args:
+        values: ``[T]``, NaN where missing.
+        season: in steps.
+
+    Returns:
+        ``[T]``.
+    """
+    rows = -(-len(values) // season)
+    table = np.full(rows * season, np.nan, dtype=values.dtype)
+    table[: len(values)] = values
+    table = table.reshape(rows, season)
+    place = np.where(np.isfinite(table), np.arange(rows)[:, None], 0)
+    carried = np.take_along_axis(table, np.maximum.accumulate(place, axis=0), axis=0)
+    return carried.reshape(-1)[: len(values)]
+
+
+def _as_float32(values: np.ndarray) -> np.ndarray:
+    """Numbers as the network reads them; what is too large for it counts as missing."""
+    with np.errstate(over="ignore"):
+        numbers = values.astype(np.float32)
+    numbers[np.isinf(numbers)] = np.nan
+    return numbers
 
 
 def check_lengths(series: Sequence[Series], splits: Sequence[Split], horizon: int) -> None:
@@ -282,6 +310,24 @@ def check_lengths(series: Sequence[Series], splits: Sequence[Split], horizon: in
     )
     hint = f"choose --horizon {possible} or less" if possible >= 1 else "give more rows"
     raise InputError(message, hint)
+
+
+def check_scaled(data: ForecastData) -> None:
+    """Refuse series of which scaling leaves nothing that the network can read.
+
+    Args:
+        data: of the run.
+
+    Raises:
+        InputError: every value of the training part is too large for float32.
+    """
+    for first, split in zip(data.first_row.tolist(), data.splits, strict=True):
+        if data.values[first : first + split.training_end].isfinite().any():
+            return
+    raise InputError(
+        "every scaled value of the training part is too large: expected numbers that 32 bits hold",
+        "use --scaling standard, or give the target in larger units",
+    )
 
 
 def check_observed(series: Sequence[Series], splits: Sequence[Split]) -> None:

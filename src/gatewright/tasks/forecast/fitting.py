@@ -18,14 +18,17 @@ from gatewright.diagnosis.gradient_memory import gradient_by_lag
 from gatewright.tasks.forecast.baselines import choose_baselines
 from gatewright.tasks.forecast.calibration import band_factors
 from gatewright.tasks.forecast.dataset import (
+    Features,
     ForecastData,
     Split,
     check_lengths,
     check_observed,
+    check_scaled,
     choose_features,
     split_series,
 )
 from gatewright.tasks.forecast.frames import forecast_frame
+from gatewright.tasks.forecast.memory import check_memory, memory_explained
 from gatewright.tasks.forecast.model import ForecastModel
 from gatewright.tasks.forecast.network import ForecastNetwork, Shape, quantile_loss
 from gatewright.tasks.forecast.objective import ForecastObjective
@@ -35,7 +38,7 @@ from gatewright.training.loop import LoopOptions, Outcome, Watcher, train
 
 _CALIBRATION_WINDOWS = 2048
 _GRADIENT_WINDOWS = 32
-_SMALL = 128
+_LARGEST_ON_ONE_THREAD = 128  # hidden size
 
 
 @dataclass(frozen=True)
@@ -63,31 +66,64 @@ class Fit:
     gradient_norms: dict[str, np.ndarray]
 
 
-def fingerprint(settings: RunSettings, panel: Panel) -> str:
-    """Identifies settings and data, wherever the table lies."""
-    data = settings.data.model_copy(update={"table": None})
-    digest = hashlib.sha256(settings_text(settings.model_copy(update={"data": data})).encode())
-    for series in panel.series:
-        digest.update(series.id.encode())
-        digest.update(np.ascontiguousarray(series.times).tobytes())
-        digest.update(np.ascontiguousarray(series.values).tobytes())
-    return digest.hexdigest()
+@dataclass(frozen=True)
+class Plan:
+    """A run before training; what can be wrong with it was refused.
+
+    Attributes:
+        settings: complete: what the data decide is filled in.
+        panel: the data.
+        splits: of each series.
+        features: what the network reads.
+    """
+
+    settings: RunSettings
+    panel: Panel
+    splits: tuple[Split, ...]
+    features: Features
+
+    @property
+    def shape(self) -> Shape:
+        """What decides the sizes of the network."""
+        model, forecast = self.settings.model, self.settings.forecast
+        return Shape(
+            cell=model.cell,
+            hidden_sizes=model.hidden_sizes,
+            dropout=model.dropout,
+            inputs=self.features.inputs,
+            known=len(self.features.calendar),
+            anchors=self.features.anchors,
+            horizon=forecast.horizon,
+            quantiles=forecast.quantiles,
+        )
+
+    @property
+    def fingerprint(self) -> str:
+        """Identifies settings and data, wherever the table lies."""
+        data = self.settings.data.model_copy(update={"table": None})
+        digest = hashlib.sha256(settings_text(self.settings.model_copy(update={"data": data})).encode())
+        for series in self.panel.series:
+            digest.update(series.id.encode())
+            digest.update(np.ascontiguousarray(series.times).tobytes())
+            digest.update(np.ascontiguousarray(series.values).tobytes())
+        return digest.hexdigest()
 
 
-def resolve(settings: RunSettings, panel: Panel) -> tuple[RunSettings, tuple[Split, ...]]:
-    """Settings with everything filled in that the data decide, and the split of each series.
+def plan_run(settings: RunSettings, panel: Panel) -> Plan:
+    """Fill in what the data decide, and refuse what cannot be trained.
 
     Args:
         settings: as given.
         panel: the series.
 
     Returns:
-        The settings, and the splits.
+        The plan.
 
     Raises:
-        InputError: no series is long enough for the horizon, or a gap covers a whole part.
+        InputError: no series is long enough for the horizon, a gap covers a whole part, or the network does
+            not fit into memory.
     """
-    forecast = settings.forecast
+    forecast, training = settings.forecast, settings.training
     splits = tuple(
         split_series(len(s.values), forecast.horizon, forecast.validation_share, forecast.test_share)
         for s in panel.series
@@ -95,42 +131,47 @@ def resolve(settings: RunSettings, panel: Panel) -> tuple[RunSettings, tuple[Spl
     check_lengths(panel.series, splits, forecast.horizon)
     check_observed(panel.series, splits)
     features = choose_features(panel, splits, forecast.horizon, forecast.context)
-    data = settings.data.model_copy(update={"frequency": panel.frequency.to_text()})
-    forecast = forecast.model_copy(update={"context": features.context})
-    threads = settings.training.threads or _threads(settings.model.hidden_sizes)
-    training = settings.training.model_copy(update={"threads": threads})
-    return settings.model_copy(update={"data": data, "forecast": forecast, "training": training}), splits
+    threads = training.threads or _threads(settings.model.hidden_sizes)
+    complete = settings.model_copy(
+        update={
+            "data": settings.data.model_copy(update={"frequency": panel.frequency.to_text()}),
+            "forecast": forecast.model_copy(update={"context": features.context}),
+            "training": training.model_copy(update={"threads": threads}),
+        }
+    )
+    plan = Plan(complete, panel, splits, features)
+    rows = sum(features.context + len(s.values) + forecast.horizon for s in panel.series)
+    check_memory(plan.shape, features.context, training.batch_size, rows)
+    return plan
 
 
 def _threads(hidden_sizes: Sequence[int]) -> int:
     """One thread for small products, where several wait for each other longer than they compute."""
-    return 1 if max(hidden_sizes) <= _SMALL else torch.get_num_threads()
+    return 1 if max(hidden_sizes) <= _LARGEST_ON_ONE_THREAD else torch.get_num_threads()
 
 
 @contextmanager
-def _thread_count(threads: int) -> Iterator[None]:
+def _thread_count(threads: int | None) -> Iterator[None]:
     """So many threads inside, as many as before outside."""
     before = torch.get_num_threads()
-    torch.set_num_threads(threads)
+    torch.set_num_threads(threads or before)
     try:
         yield
     finally:
         torch.set_num_threads(before)
 
 
-def fit_panel(
-    settings: RunSettings,
-    panel: Panel,
+def fit_plan(
+    plan: Plan,
     *,
     watcher: Watcher | None = None,
     checkpoint: Path | None = None,
     resume: bool = False,
 ) -> Fit:
-    """Train on a panel, score the held-out end, and forecast beyond it.
+    """Train, score the held-out end, and forecast beyond it.
 
     Args:
-        settings: of the run.
-        panel: the series.
+        plan: of the run.
         watcher: follows training and may ask to stop.
         checkpoint: file of the state between two epochs.
         resume: go on from there.
@@ -139,79 +180,65 @@ def fit_panel(
         The model and its scores.
 
     Raises:
-        InputError: the data do not allow the horizon, training diverged, or the checkpoint does not fit.
+        InputError: training diverged, the checkpoint does not fit, or memory ran out.
     """
-    settings, splits = resolve(settings, panel)
-    assert settings.training.threads is not None
-    with _thread_count(settings.training.threads):
-        return _fit(settings, splits, panel, watcher, checkpoint, resume)
-
-
-def _fit(
-    settings: RunSettings,
-    splits: tuple[Split, ...],
-    panel: Panel,
-    watcher: Watcher | None,
-    checkpoint: Path | None,
-    resume: bool,
-) -> Fit:
-    """``fit_panel`` with resolved settings."""
-    forecast, training = settings.forecast, settings.training
-    features = choose_features(panel, splits, forecast.horizon, forecast.context)
-    data = ForecastData(panel, splits, features, forecast.scaling)
-    torch.manual_seed(training.seed)
-    network = ForecastNetwork(
-        Shape(
-            settings.model.cell,
-            settings.model.hidden_sizes,
-            settings.model.dropout,
-            features.inputs,
-            len(features.calendar),
-            features.anchors,
-            forecast.horizon,
-            forecast.quantiles,
+    with _thread_count(plan.settings.training.threads), memory_explained():
+        data = ForecastData(plan.panel, plan.splits, plan.features, plan.settings.forecast.scaling)
+        check_scaled(data)
+        model, outcome = _trained(plan, data, watcher, checkpoint, resume)
+        model = calibrated(model, data)
+        scores, backtest = backtest_model(model, data)
+        return Fit(
+            model=model,
+            panel=plan.panel,
+            splits=plan.splits,
+            outcome=outcome,
+            scores=scores,
+            backtest=backtest,
+            forecast=forecast_beyond(model, data),
+            gradient_norms=_gradient_norms(model, data),
         )
-    )
+
+
+def _trained(
+    plan: Plan, data: ForecastData, watcher: Watcher | None, checkpoint: Path | None, resume: bool
+) -> tuple[ForecastModel, Outcome]:
+    """A model with its best weights, its bands as the network gives them."""
+    training, panel = plan.settings.training, plan.panel
+    torch.manual_seed(training.seed)
+    network = ForecastNetwork(plan.shape)
     options = LoopOptions(
-        training.max_epochs,
-        training.steps_per_epoch,
-        training.learning_rate,
-        training.gradient_clip,
-        training.patience,
+        max_epochs=training.max_epochs,
+        steps_per_epoch=training.steps_per_epoch,
+        learning_rate=training.learning_rate,
+        gradient_clip=training.gradient_clip,
+        patience=training.patience,
     )
     outcome = train(
-        ForecastObjective(network, data, settings),
+        ForecastObjective(network, data, plan.settings),
         options,
         watcher=watcher,
         checkpoint=checkpoint,
         resume=resume,
-        fingerprint=fingerprint(settings, panel),
+        fingerprint=plan.fingerprint,
     )
-    scalers = {series.id: scaler for series, scaler in zip(panel.series, data.scalers, strict=True)}
     model = ForecastModel(
-        settings, network, features, panel.frequency, scalers, (1.0,) * len(forecast.quantiles)
+        settings=plan.settings,
+        network=network,
+        features=plan.features,
+        frequency=panel.frequency,
+        scalers={series.id: scaler for series, scaler in zip(panel.series, data.scalers, strict=True)},
+        band_factors=(1.0,) * len(plan.shape.quantiles),
+        row_step=panel.row_step,
     )
-    model = calibrated(model, data)
-    scores, backtest = backtest_model(model, data)
-    return Fit(
-        model=model,
-        panel=panel,
-        splits=splits,
-        outcome=outcome,
-        scores=scores,
-        backtest=backtest,
-        forecast=forecast_beyond(model, data),
-        gradient_norms=_gradient_norms(model, data),
-    )
+    return model, outcome
 
 
 def calibrated(model: ForecastModel, data: ForecastData) -> ForecastModel:
     """The model with bands that cover their share of the validation part."""
     series, last, limit = data.origins("validation", at_most=_CALIBRATION_WINDOWS)
     quantiles = model.settings.forecast.quantiles
-    scales = np.array([data.scalers[i].scale for i in series.tolist()])[:, None]
-    locations = np.array([data.scalers[i].location for i in series.tolist()])[:, None]
-    truth = data.windows(series, last, limit).target[0].double().numpy() * scales + locations
+    truth = data.in_units(data.windows(series, last, limit).target[0].double().numpy(), series)
     factors = band_factors(model.quantiles(data, series, last), truth, quantiles)
     return replace(model, band_factors=factors)
 

@@ -8,11 +8,10 @@ from typing import Any
 import narwhals as nw
 import polars as pl
 
-from gatewright.data.frequency import Frequency
-from gatewright.data.tables import make_panel
 from gatewright.errors import InputError
-from gatewright.tasks.forecast.fitting import Fit, fit_panel, forecast_beyond
+from gatewright.tasks.forecast.fitting import Fit, fit_plan, forecast_beyond, plan_run
 from gatewright.tasks.forecast.model import ForecastModel
+from gatewright.tasks.forecast.panels import panel_of
 from gatewright.tasks.forecast.run_folder import MODEL, RunFolder, write_files
 from gatewright.tasks.forecast.settings import make_settings
 from gatewright.training.loop import Watcher
@@ -67,10 +66,7 @@ class Forecaster:
             InputError: bad settings or data.
         """
         settings = make_settings(target=target, time=time, id=id, **self._options)
-        data = settings.data
-        frequency = Frequency.from_text(data.frequency) if data.frequency else None
-        panel = make_panel(table, target=target, time=time, id=id, frequency=frequency, sort=data.sort)
-        self.fitted = fit_panel(settings, panel, watcher=watcher)
+        self.fitted = fit_plan(plan_run(settings, panel_of(table, settings.data)), watcher=watcher)
         self.model = self.fitted.model
         self._implementation = nw.from_native(table, eager_only=True).implementation
         return self
@@ -78,7 +74,7 @@ class Forecaster:
     @property
     def scores(self) -> Any:
         """Scores of the model and the baselines on the held-out end, a row a model."""
-        fit = self._require(self.fitted)
+        fit = self._fit_of("scores")
         rows = [{"model": name, **values} for name, values in fit.scores.models.items()]
         return self._native(pl.DataFrame(rows))
 
@@ -95,14 +91,12 @@ class Forecaster:
         Raises:
             InputError: nothing was fitted, or the table does not fit the model.
         """
-        model = self._require(self.model)
         if table is None:
-            return self._native(self._require(self.fitted).forecast)
-        data = model.settings.data
-        panel = make_panel(
-            table, target=data.target, time=data.time, id=data.id, frequency=model.frequency, sort=data.sort
-        )
-        forecast = forecast_beyond(model, model.data(panel))
+            return self._native(self._fit_of("predict").forecast)
+        if self.model is None:
+            raise InputError("the forecaster was not fitted", "call fit, or load a run folder")
+        model = self.model
+        forecast = forecast_beyond(model, model.data(panel_of(table, model.settings.data)))
         return self._native(forecast, nw.from_native(table, eager_only=True).implementation)
 
     def save(self, folder: str | Path, *, overwrite: bool = False) -> None:
@@ -115,15 +109,16 @@ class Forecaster:
         Raises:
             InputError: nothing was fitted, or the folder cannot be written.
         """
-        fit = self._require(self.fitted)
+        fit = self._fit_of("save")
         run = RunFolder(Path(folder))
-        run.begin(fit.model.settings, overwrite=overwrite)
-        try:
-            write_files(run.partial, fit)
-            run.complete(keep_checkpoint=False)
-        except BaseException:
-            run.discard()
-            raise
+        with run.held():
+            run.begin(fit.model.settings, overwrite=overwrite)
+            try:
+                write_files(run.partial, fit)
+                run.complete(keep_checkpoint=False)
+            except BaseException:
+                run.discard()
+                raise
 
     @classmethod
     def load(cls, folder: str | Path) -> Forecaster:
@@ -143,11 +138,20 @@ class Forecaster:
         forecaster.model = model
         return forecaster
 
-    def _require(self, value: Any) -> Any:
-        if value is None:
-            hint = "give predict a table" if self.model is not None else "call fit, or load a run folder"
-            raise InputError("the forecaster has no fitted data", hint)
-        return value
+    def _fit_of(self, wanted: str) -> Fit:
+        """What the last fit found; a loaded model knows neither its data nor its scores."""
+        if self.fitted is not None:
+            return self.fitted
+        if self.model is None:
+            raise InputError("the forecaster was not fitted", "call fit, or load a run folder")
+        raise InputError(
+            f"{wanted} needs the data of a fit, received a model that was loaded",
+            {
+                "predict": "give predict a table",
+                "scores": "read metrics.json in the run folder, or call fit",
+                "save": "copy the run folder, or call fit",
+            }[wanted],
+        )
 
     def _native(self, frame: pl.DataFrame, implementation: Any = None) -> Any:
         """A table of the kind the user gave, or fitted."""

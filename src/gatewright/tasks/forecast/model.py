@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ class ForecastModel:
         frequency: of the series.
         scalers: by id; an unknown series is scaled by its own values.
         band_factors: for each quantile, on its distance from the median.
+        row_step: usual distance between the rows it was fitted to, in steps.
     """
 
     settings: RunSettings
@@ -44,6 +45,7 @@ class ForecastModel:
     frequency: Frequency
     scalers: Mapping[str, Scaler]
     band_factors: tuple[float, ...]
+    row_step: float = 1.0
 
     @property
     def name(self) -> str:
@@ -60,20 +62,14 @@ class ForecastModel:
             The series as tensors.
 
         Raises:
-            InputError: the panel's frequency is another one, or most of its steps have no value.
+            InputError: the panel's frequency is another one, or its rows lie further apart.
         """
+        hint = "give data of the same time step, or fit a model to these"
+        message = f"the model knows series with a step of {self.frequency.label}"
         if panel.frequency != self.frequency:
-            hint = "give data of the same time step, or fit a model to these"
-            received = f"received {panel.frequency.label}"
-            raise InputError(
-                f"the model knows series with a step of {self.frequency.label}, {received}", hint
-            )
-        apart = [np.diff(np.flatnonzero(np.isfinite(s.values))) for s in panel.series]
-        usual = float(np.median(np.concatenate(apart))) if any(len(steps) for steps in apart) else 1.0
-        if usual > 1:
-            hint = "give data of the same time step, or fit a model to these"
-            message = f"the model knows series with a step of {self.frequency.label}"
-            raise InputError(f"{message}; most values here are {usual:g} such steps apart", hint)
+            raise InputError(f"{message}, received {panel.frequency.label}", hint)
+        if panel.row_step > max(self.row_step, 1.0):
+            raise InputError(f"{message}; most rows here are {panel.row_step:g} such steps apart", hint)
         splits = [Split(len(s.values), len(s.values), len(s.values)) for s in panel.series]
         method = self.settings.forecast.scaling
         scalers = [self.scalers.get(s.id) or fit_scaler(s.values, method) for s in panel.series]
@@ -90,20 +86,18 @@ class ForecastModel:
                 # Chernozhukov et al. 2010: sorting crossed quantiles never makes them worse
                 parts.append(scaled.double().sort(-1).values.numpy())
         levels = self.settings.forecast.quantiles
-        values = with_factors(np.concatenate(parts), levels, self.band_factors)
-        scale = np.array([data.scalers[i].scale for i in series.tolist()])[:, None, None]
-        location = np.array([data.scalers[i].location for i in series.tolist()])[:, None, None]
-        return values * scale + location
+        return data.in_units(with_factors(np.concatenate(parts), levels, self.band_factors), series)
 
     def save(self, path: Path) -> None:
         """Write weights and description into one safetensors file."""
         description = {
             "format": FORMAT,
             "settings": self.settings.model_dump(mode="json", exclude_none=True),
-            "shape": self.network.shape.to_json(),
+            "shape": asdict(self.network.shape),
             "features": asdict(self.features),
             "frequency": self.frequency.to_text(),
             "band_factors": list(self.band_factors),
+            "row_step": self.row_step,
             "scalers": {name: [scaler.location, scaler.scale] for name, scaler in self.scalers.items()},
         }
         write_tensors(path, self.network.state_dict(), description)
@@ -146,12 +140,8 @@ class ForecastModel:
             frequency=Frequency.from_text(description["frequency"]),
             scalers={name: Scaler(*values) for name, values in description["scalers"].items()},
             band_factors=tuple(description["band_factors"]),
+            row_step=float(description["row_step"]),
         )
-
-    def with_table(self, table: str | None) -> ForecastModel:
-        """The same model, remembering another table."""
-        data = self.settings.data.model_copy(update={"table": table})
-        return replace(self, settings=self.settings.model_copy(update={"data": data}))
 
 
 def _tuples(value: Any) -> Any:

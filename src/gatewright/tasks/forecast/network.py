@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
@@ -39,10 +39,6 @@ class Shape:
     anchors: int
     horizon: int
     quantiles: tuple[float, ...]
-
-    def to_json(self) -> dict[str, object]:
-        """As JSON can hold it; ``Shape(**document)`` makes it again."""
-        return asdict(self)
 
 
 class ForecastNetwork(nn.Module):

@@ -7,15 +7,24 @@ from collections.abc import Mapping
 import numpy as np
 import polars as pl
 
-from gatewright.reports.contents import Kind, Report, ScoreRow, SeriesForecast, join_windows
+from gatewright.data.tables import Series
+from gatewright.reports.contents import Kind, Report, ScoreRow, SeriesForecast, format_score, join_windows
 from gatewright.tasks.forecast.fitting import Fit
-from gatewright.tasks.forecast.frames import band_columns
 from gatewright.tasks.forecast.scores import Scores
 
 _SERIES_SHOWN = 3
 _WINDOWS_SHOWN = 7
 _HORIZONS_BEFORE = 5
-_LABELS = {"naive": "naive", "seasonal_naive": "seasonal naive"}
+
+
+def label(model: str) -> str:
+    """How a model is called where a person reads it."""
+    return model.replace("_", " ")
+
+
+def score_rows(scores: Scores) -> list[ScoreRow]:
+    """The score table, the trained model first."""
+    return [ScoreRow(label(model), **values) for model, values in scores.models.items()]
 
 
 def verdict(scores: Scores) -> tuple[str, bool]:
@@ -23,20 +32,17 @@ def verdict(scores: Scores) -> tuple[str, bool]:
     model, *baselines = scores.models
     mase = {name: values["mase"] for name, values in scores.models.items()}
     best = min(baselines, key=lambda name: mase[name] if np.isfinite(mase[name]) else np.inf)
-    label = _LABELS.get(best, best)
     on = f"over {scores.windows} forecasts of the held-out end"
     if not (np.isfinite(mase[model]) and np.isfinite(mase[best])):
         text = (
             "MASE does not exist here, since the seasonal naive forecast makes no error on the training part"
         )
         return f"{text}; compare the errors by horizon.", scores.winner == model
+    theirs, ours = (format_score("mase", mase[name]) for name in (best, model))
     if mase[model] < mase[best]:
         share = 100 * (1 - mase[model] / mase[best])
-        text = (
-            f"{model} beats {label} by {share:.0f} %: MASE {mase[model]:.3f} against {mase[best]:.3f} {on}."
-        )
-        return text, True
-    text = f"{label} wins: MASE {mase[best]:.3f} against {mase[model]:.3f} for {model}, {on}."
+        return f"{model} beats {label(best)} by {share:.0f} %: MASE {ours} against {theirs} {on}.", True
+    text = f"{label(best)} wins: MASE {theirs} against {ours} for {model}, {on}."
     return (
         f"{text} The network adds nothing here; use the baseline, or give it more data or a longer context.",
         False,
@@ -61,21 +67,21 @@ def report_of(fit: Fit, *, files: Mapping[str, str], command: str, versions: Map
         name: np.array([record[name] for record in progress.history])
         for name in ("epoch", "train_loss", "validation_loss")
     }
-    shown = [series.id for series in fit.panel.series[:_SERIES_SHOWN]]
-    held_out = [_held_out(fit, name) for name in shown if name in set(fit.backtest["unique_id"])]
+    shown = fit.panel.series[:_SERIES_SHOWN]
+    scored = set(fit.backtest["unique_id"])
     season = f"season of {scores.season} steps" if scores.season > 1 else "last value"
     return Report(
         title=f"Forecast of {settings.data.target}, {settings.forecast.horizon} steps ahead",
         verdict=text,
         good=good,
-        scores=[ScoreRow(_LABELS.get(name, name), **values) for name, values in scores.models.items()],
+        scores=score_rows(scores),
         coverage_level=scores.coverage_level,
         score_note=f"{scores.windows} forecasts of the held-out end, one every "
         f"{settings.forecast.horizon} steps; errors relative to the {season}.",
         target=settings.data.target,
-        held_out=held_out,
-        future=[_future(fit, name) for name in shown],
-        error_by_horizon={_LABELS.get(name, name): v for name, v in scores.error_by_horizon.items()},
+        held_out=[_held_out(fit, series) for series in shown if series.id in scored],
+        future=[_future(fit, series) for series in shown],
+        error_by_horizon={label(name): errors for name, errors in scores.error_by_horizon.items()},
         history=history if progress.history else {},
         best_epoch=progress.best_epoch or None,
         gradient_norms=fit.gradient_norms,
@@ -128,18 +134,16 @@ def _bands(fit: Fit, frames: list[pl.DataFrame]) -> dict[int, tuple[np.ndarray, 
             join_windows([frame[f"{name}-hi-{level}"].to_numpy() for frame in frames]),
         )
         for level in fit.model.settings.forecast.levels
-        if f"{name}-lo-{level}" in band_columns(name, fit.model.settings.forecast.quantiles)
     }
 
 
 def _series_forecast(
-    fit: Fit, series: str, frames: list[pl.DataFrame], begin: int, kind: Kind
+    fit: Fit, series: Series, frames: list[pl.DataFrame], begin: int, kind: Kind
 ) -> SeriesForecast:
-    one = next(s for s in fit.panel.series if s.id == series)
     return SeriesForecast(
-        id=series or fit.model.settings.data.target,
-        times=one.times[begin:],
-        truth=one.values[begin:],
+        id=series.id or fit.model.settings.data.target,
+        times=series.times[begin:],
+        truth=series.values[begin:],
         forecast_times=join_windows([frame["ds"].to_numpy() for frame in frames]),
         median=join_windows([frame[fit.model.name].to_numpy() for frame in frames]),
         bands=_bands(fit, frames),
@@ -147,17 +151,15 @@ def _series_forecast(
     )
 
 
-def _held_out(fit: Fit, series: str) -> SeriesForecast:
-    windows = fit.backtest.filter(pl.col("unique_id") == series).partition_by("cutoff", maintain_order=True)
-    shown = windows[-_WINDOWS_SHOWN:]
+def _held_out(fit: Fit, series: Series) -> SeriesForecast:
+    mine = fit.backtest.filter(pl.col("unique_id") == series.id)
+    shown = mine.partition_by("cutoff", maintain_order=True)[-_WINDOWS_SHOWN:]
     horizon = fit.model.features.horizon
-    length = next(len(s.values) for s in fit.panel.series if s.id == series)
-    begin = max(0, length - horizon * (len(shown) + 1) - horizon)
+    begin = max(0, len(series.values) - horizon * (len(shown) + 1) - horizon)
     return _series_forecast(fit, series, shown, begin, "held out")
 
 
-def _future(fit: Fit, series: str) -> SeriesForecast:
-    frame = fit.forecast.filter(pl.col("unique_id") == series)
-    length = next(len(s.values) for s in fit.panel.series if s.id == series)
-    begin = max(0, length - _HORIZONS_BEFORE * fit.model.features.horizon)
+def _future(fit: Fit, series: Series) -> SeriesForecast:
+    frame = fit.forecast.filter(pl.col("unique_id") == series.id)
+    begin = max(0, len(series.values) - _HORIZONS_BEFORE * fit.model.features.horizon)
     return _series_forecast(fit, series, [frame], begin, "beyond the end of the data")

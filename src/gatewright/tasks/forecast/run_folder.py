@@ -9,19 +9,19 @@ from __future__ import annotations
 import platform
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import polars as pl
-import torch
 
-from gatewright.data.frequency import Frequency
-from gatewright.data.tables import Panel, make_panel, read_table
+from gatewright.data.tables import Panel
 from gatewright.errors import InputError
-from gatewright.files import explained, to_json, write_bytes, write_json, write_text
+from gatewright.files import explained, locked, to_json, write_bytes, write_json, write_text
 from gatewright.reports.page import render_page
-from gatewright.tasks.forecast.fitting import Fit, fingerprint, fit_panel, resolve
+from gatewright.tasks.forecast.fitting import Fit, fit_plan, plan_run
 from gatewright.tasks.forecast.frames import csv_text
 from gatewright.tasks.forecast.page import report_of, verdict
 from gatewright.tasks.forecast.settings import RunSettings, make_settings, read_settings, settings_text
@@ -49,16 +49,29 @@ FILES = {
 
 
 class RunFolder:
-    """Where a run goes: ``DIR`` when it is complete, ``DIR.partial`` until then."""
+    """Where a run goes: ``DIR`` when it is complete, ``DIR.partial`` until then; one run at a time."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.partial = path.parent / f"{path.name}.partial"
+        self._lock = path.parent / f".{path.name}.lock"
 
     @property
     def checkpoint(self) -> Path:
         """The state of an unfinished run."""
         return self.partial / CHECKPOINT
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep other runs out of the folder while inside.
+
+        Raises:
+            InputError: another run is growing there, or the folder cannot be made.
+        """
+        with explained(self.path, "make the folder"):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+        with locked(self._lock, str(self.path)):
+            yield
 
     def check(self, *, overwrite: bool) -> None:
         """Refuse to begin a run where something else is.
@@ -67,11 +80,24 @@ class RunFolder:
             overwrite: whether a run that is there may be replaced.
 
         Raises:
-            InputError: there is a run, an unfinished run, or something that is no run.
+            InputError: there is a run, an unfinished run, one that still grows, or something that is no run.
         """
+        self._check_idle()
+        self._check_free(overwrite=overwrite)
+
+    def _check_idle(self) -> None:
+        """Refuse a folder where a run is growing now."""
+        with explained(self.path, "use"):
+            looks_held = self._lock.exists()
+        if looks_held:
+            with self.held():
+                pass
+
+    def _check_free(self, *, overwrite: bool) -> None:
+        """Refuse a folder that holds something."""
         with explained(self.path, "use"):
             for folder in (self.path, self.partial):
-                if folder.exists() and not _is_run(folder):
+                if folder.exists() and not (_is_run(folder) or (folder is self.partial and _is_bare(folder))):
                     message = f"{folder} exists and is not a run folder"
                     raise InputError(message, "choose another folder with --out; it will not be replaced")
             if overwrite:
@@ -80,25 +106,25 @@ class RunFolder:
                 raise InputError(
                     f"{self.path} holds a run already", "choose another --out, or replace it with --overwrite"
                 )
-            if self.partial.exists():
+            if self.partial.exists() and not _is_bare(self.partial):
                 hint = "go on with it with --resume, or discard it with --overwrite"
                 raise InputError(f"{self.partial} holds an unfinished run", hint)
 
     def begin(self, settings: RunSettings, *, overwrite: bool) -> None:
-        """Make the folder of an unfinished run.
+        """Make the folder of an unfinished run; inside ``held``.
 
         Args:
             settings: of the run.
             overwrite: whether a run that is there may be replaced.
 
         Raises:
-            InputError: the folder cannot be made, or is in use.
+            InputError: there is a run, or the folder cannot be made.
         """
-        self.check(overwrite=overwrite)
+        self._check_free(overwrite=overwrite)
         with explained(self.partial, "make the folder"):
-            if overwrite and self.partial.exists():
+            if self.partial.exists():
                 shutil.rmtree(self.partial)
-            self.partial.mkdir(parents=True)
+            self.partial.mkdir()
         try:
             write_text(self.partial / CONFIG, settings_text(settings))
         except BaseException:
@@ -112,23 +138,28 @@ class RunFolder:
             The settings of the run.
 
         Raises:
-            InputError: there is none, or it is finished.
+            InputError: there is none, it still grows, or it is finished.
         """
-        if not self.partial.exists():
-            if not (self.path / CONFIG).is_file():
+        self._check_idle()
+        with explained(self.path, "use"):
+            unfinished = self.partial.exists() and not _is_bare(self.partial)
+            if not unfinished:
+                if not (self.path / CONFIG).is_file():
+                    raise InputError(
+                        f"there is no run to resume in {self.path}", "check --out, or leave out --resume"
+                    )
+                if not (self.path / CHECKPOINT).is_file():
+                    hint = "nothing is left to do; use --overwrite to train anew"
+                    raise InputError(f"the run in {self.path} is finished", hint)
+            config = (self.partial if unfinished else self.path) / CONFIG
+            if not config.is_file():
                 raise InputError(
-                    f"there is no run to resume in {self.path}", "check --out, or leave out --resume"
+                    f"{config.parent} has no settings to go on with", "begin anew with --overwrite"
                 )
-            if not (self.path / CHECKPOINT).is_file():
-                hint = "nothing is left to do; use --overwrite to train anew"
-                raise InputError(f"the run in {self.path} is finished", hint)
-        config = (self.partial if self.partial.exists() else self.path) / CONFIG
-        if not config.is_file():
-            raise InputError(f"{config.parent} has no settings to go on with", "begin anew with --overwrite")
         return make_settings(read_settings(config))
 
     def take_up(self, fingerprint: str) -> None:
-        """Let an interrupted run that was written grow again.
+        """Let an interrupted run that was written grow again; inside ``held``.
 
         Args:
             fingerprint: of the settings and data at hand.
@@ -136,10 +167,13 @@ class RunFolder:
         Raises:
             InputError: its checkpoint is damaged, or of other settings or data; the run stays as it is.
         """
-        if not self.partial.exists():
+        with explained(self.path, "rename"):
+            if self.partial.exists() and not _is_bare(self.partial):
+                return
             load_checkpoint(self.path / CHECKPOINT, fingerprint)
-            with explained(self.path, "rename"):
-                self.path.replace(self.partial)
+            if self.partial.exists():
+                shutil.rmtree(self.partial)
+            self.path.replace(self.partial)
 
     def discard(self) -> None:
         """Remove an unfinished run that holds nothing to resume."""
@@ -147,10 +181,10 @@ class RunFolder:
             shutil.rmtree(self.partial, ignore_errors=True)
 
     def complete(self, *, keep_checkpoint: bool) -> None:
-        """Put the run in its place, an older one out of the way, in two renamings."""
-        if not keep_checkpoint:
-            self.checkpoint.unlink(missing_ok=True)
+        """Put the run in its place, an older one out of the way, in two renamings; inside ``held``."""
         with explained(self.path, "put in place"):
+            if not keep_checkpoint:
+                self.checkpoint.unlink(missing_ok=True)
             if not self.path.exists():
                 self.partial.replace(self.path)
                 return
@@ -161,35 +195,12 @@ class RunFolder:
 
 
 def _is_run(folder: Path) -> bool:
-    """Whether a folder holds a run, or is what a run killed at its first moment leaves: empty."""
-    if (folder / CONFIG).is_file():
-        return True
-    return folder.suffix == ".partial" and folder.is_dir() and not any(folder.iterdir())
+    return (folder / CONFIG).is_file()
 
 
-def load_panel(settings: RunSettings) -> Panel:
-    """The series of the table that the settings name.
-
-    Args:
-        settings: of the run.
-
-    Returns:
-        The series.
-
-    Raises:
-        InputError: the table cannot be read, or its content does not fit.
-    """
-    data = settings.data
-    if data.table is None:
-        raise InputError("data.table is missing", "give the table, or name it in the configuration file")
-    return make_panel(
-        read_table(Path(data.table), encoding=data.encoding),
-        target=data.target,
-        time=data.time,
-        id=data.id,
-        frequency=Frequency.from_text(data.frequency) if data.frequency else None,
-        sort=data.sort,
-    )
+def _is_bare(folder: Path) -> bool:
+    """Whether a folder is what a run leaves that was killed before it had settings: all but empty."""
+    return folder.is_dir() and all(file.name.startswith(f".{CONFIG}.") for file in folder.iterdir())
 
 
 def fit_to_folder(
@@ -217,18 +228,19 @@ def fit_to_folder(
     Raises:
         InputError: bad settings or data, a folder that cannot be written, a checkpoint that does not fit.
     """
-    settings, _ = resolve(settings, panel)
-    if resume:
-        folder.take_up(fingerprint(settings, panel))
-    else:
-        folder.begin(settings, overwrite=overwrite)
-    try:
-        fit = fit_panel(settings, panel, watcher=watcher, checkpoint=folder.checkpoint, resume=resume)
-        write_files(folder.partial, fit)
-        folder.complete(keep_checkpoint=fit.outcome.status == "interrupted")
-    except BaseException:
-        folder.discard()
-        raise
+    plan = plan_run(settings, panel)
+    with folder.held():
+        if resume:
+            folder.take_up(plan.fingerprint)
+        else:
+            folder.begin(plan.settings, overwrite=overwrite)
+        try:
+            fit = fit_plan(plan, watcher=watcher, checkpoint=folder.checkpoint, resume=resume)
+            write_files(folder.partial, fit)
+            folder.complete(keep_checkpoint=fit.outcome.status == "interrupted")
+        except BaseException:
+            folder.discard()
+            raise
     return fit
 
 
@@ -241,9 +253,9 @@ def write_files(folder: Path, fit: Fit) -> None:
     write_text(folder / "history.csv", history.write_csv() if len(history) else "epoch\n")
     write_text(folder / "forecast.csv", csv_text(fit.forecast))
     write_text(folder / "backtest.csv", csv_text(fit.backtest))
-    write_json(folder / "versions.json", versions())
-    command = "gatewright fit --config config.toml --out NEW_FOLDER"
-    page = render_page(report_of(fit, files=FILES, command=command, versions=versions()))
+    made_with = versions(settings)
+    write_json(folder / "versions.json", made_with)
+    page = render_page(report_of(fit, files=FILES, command=_command(settings), versions=made_with))
     write_bytes(folder / "report.html", page.encode())
     # last, as the sign that the rest is there
     write_json(folder / METRICS, metrics(fit))
@@ -271,15 +283,21 @@ def metrics(fit: Fit) -> dict[str, Any]:
     }
 
 
-def versions() -> dict[str, str]:
-    """Versions of what a result depends on."""
+def _command(settings: RunSettings) -> str:
+    """What to type to get a run again; a run fitted in Python names no table."""
+    table = "" if settings.data.table else "TABLE "
+    return f"gatewright fit {table}--config {CONFIG} --out NEW_FOLDER"
+
+
+def versions(settings: RunSettings) -> dict[str, str]:
+    """Versions of what a result depends on, and the threads that training had."""
     found = {"python": platform.python_version(), "platform": platform.platform()}
-    for package in ("gatewright", "torch", "numpy", "polars", "utilsforecast"):
+    for package in ("gatewright", "torch", "numpy", "polars"):
         try:
             found[package] = version(package)
         except PackageNotFoundError:
             found[package] = "not installed"
-    return found | {"threads": str(torch.get_num_threads())}
+    return found | {"threads": str(settings.training.threads)}
 
 
 def summary(fit: Fit, folder: Path) -> str:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
-from utilsforecast import losses
 
 from gatewright.data.tables import Panel
 from gatewright.tasks.forecast.dataset import Split
@@ -57,10 +56,10 @@ def score(
     """Score forecasts with truth, as ``forecast_frame`` makes them; each series counts the same.
 
     MASE (Hyndman & Koehler 2006) and the scaled quantile loss are relative to the mean absolute error of the
-    seasonal naive forecast on the training part; sMAPE in percent; coverage of the widest band.
+    seasonal naive forecast on the training part; sMAPE in percent, 0 to 200; coverage of the widest band.
 
     Args:
-        frame: forecasts of all models beside ``y``.
+        frame: forecasts of all models beside ``y``, in the order of the origins.
         models: their names.
         panel: the series.
         splits: of each series.
@@ -70,45 +69,67 @@ def score(
     Returns:
         The scores.
     """
-    horizon = int(frame.group_by("unique_id", "cutoff").len()["len"].max())  # type: ignore[arg-type]  # never empty
-    ahead = frame.with_columns(pl.int_range(pl.len()).over("unique_id", "cutoff").alias("step"))
-    observed = ahead.filter(pl.col("y").is_finite())
-    training = pl.concat(
-        pl.DataFrame({"unique_id": one.id, "ds": one.times[:end], "y": one.values[:end]}).fill_nan(None)
-        for one, end in ((s, split.training_end) for s, split in zip(panel.series, splits, strict=True))
-    )
-    level = max(round(abs(2 * q - 1) * 100) for q in quantiles)
-    columns = {model: band_columns(model, quantiles) for model in models}
-    names = list(models)
-    q = np.array(quantiles)
-    tables = {
-        "mase": losses.mase(observed, names, season, training),
-        "smape": losses.smape(observed, names),
-        "scaled_quantile_loss": losses.scaled_mqloss(observed, columns, q, season, training),
-        "coverage": losses.coverage(observed, names, level),
-    }
-    # utilsforecast leaves out the 200 of the M competitions' sMAPE
-    tables["smape"] = tables["smape"].with_columns(pl.col(name) * 200 for name in names)
+    # in numpy, whose sums have a fixed order: the last bits of polars' group means vary from run to run
+    windows = frame.select("unique_id", "cutoff").n_unique()
+    shape = (windows, len(frame) // windows)
+    owner = frame["unique_id"].to_numpy()[:: shape[1]]
+    truth = frame["y"].to_numpy().reshape(shape)
+    found, by_horizon = {}, {}
+    # of values near the end of the range neither differences nor sums may fit: such scores do not exist
+    with np.errstate(over="ignore", invalid="ignore"):
+        scales = {
+            one.id: _seasonal_error(one.values[: split.training_end], season)
+            for one, split in zip(panel.series, splits, strict=True)
+        }
+        scale = np.array([scales[name] or np.nan for name in owner])
+        for model in models:
+            columns = [frame[name].to_numpy().reshape(shape) for name in band_columns(model, quantiles)]
+            errors, losses = _losses(np.stack(columns, axis=-1), truth, quantiles)
+            losses["mase"] /= scale
+            losses["scaled_quantile_loss"] /= scale
+            found[model] = {name: _mean_over_series(losses[name], owner) for name in SCORES}
+            by_horizon[model] = np.array([_mean(step) for step in errors.T])
     return Scores(
-        models={model: {name: _mean(table, model) for name, table in tables.items()} for model in names},
-        error_by_horizon={model: _errors(observed, model, horizon) for model in names},
+        models=found,
+        error_by_horizon=by_horizon,
         season=season,
-        coverage_level=level,
-        windows=frame.select("unique_id", "cutoff").n_unique(),
+        coverage_level=max(round(abs(2 * q - 1) * 100) for q in quantiles),
+        windows=windows,
     )
 
 
-def _mean(table: pl.DataFrame, model: str) -> float:
-    """Mean over windows, then over series, of what exists."""
-    # sorted, because a sum depends on its order and polars groups in any
-    finite = table.filter(pl.col(model).is_finite()).sort("unique_id", "cutoff")
-    means = finite.group_by("unique_id", maintain_order=True).agg(pl.col(model).mean())[model]
-    return float(np.mean(means.to_numpy())) if len(means) else float("nan")
+def _seasonal_error(values: np.ndarray, season: int) -> float:
+    """Mean absolute error of the seasonal naive forecast one season ahead."""
+    return _mean(np.abs(values[season:] - values[:-season]))
 
 
-def _errors(observed: pl.DataFrame, model: str, horizon: int) -> np.ndarray:
-    error = observed.with_columns((pl.col("y") - pl.col(model)).abs().alias("error"))
-    by_step = error.group_by("step", maintain_order=True).agg(pl.col("error").mean())
-    errors = np.full(horizon, np.nan)
-    errors[by_step["step"].to_numpy()] = by_step["error"].to_numpy()
-    return errors
+def _losses(
+    forecast: np.ndarray, truth: np.ndarray, quantiles: Sequence[float]
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Absolute errors ``[P, N]``, and each score of every window ``[P]``, not scaled yet.
+
+    ``forecast`` is ``[P, N, Q]`` and ``truth`` ``[P, N]``, NaN where missing.
+    """
+    q, median = np.array(quantiles), forecast[..., list(quantiles).index(0.5)]
+    error = truth[..., None] - forecast
+    absolute, size = np.abs(truth - median), np.abs(truth) + np.abs(median)
+    inside = (truth >= forecast[..., 0]) & (truth <= forecast[..., -1])
+    steps = {
+        "mase": absolute,
+        # nothing is wrong where truth and forecast are both zero
+        "smape": 200 * absolute / np.where(size == 0, 1.0, size),
+        "scaled_quantile_loss": np.maximum(q * error, (q - 1) * error).mean(-1),
+        "coverage": np.where(np.isfinite(truth), inside, np.nan),
+    }
+    return absolute, {name: np.array([_mean(window) for window in values]) for name, values in steps.items()}
+
+
+def _mean(values: np.ndarray) -> float:
+    """Mean of what is finite, NaN where nothing is."""
+    finite = values[np.isfinite(values)]
+    return float(finite.mean()) if len(finite) else float("nan")
+
+
+def _mean_over_series(values: np.ndarray, owner: np.ndarray) -> float:
+    """Mean over the windows of each series, then over series, of what is finite."""
+    return _mean(np.array([_mean(values[owner == name]) for name in dict.fromkeys(owner)]))

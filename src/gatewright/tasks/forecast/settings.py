@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import tomllib
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -13,6 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from gatewright.cells.catalogue import find_cell
 from gatewright.errors import InputError
 from gatewright.files import explained
+
+_LARGEST_LAYER = 100_000
 
 
 class _Section(BaseModel):
@@ -37,7 +39,9 @@ class ForecastSettings(_Section):
     """What is forecast, and how it is held out."""
 
     horizon: int = Field(ge=1, description="time steps to forecast")
-    context: int | None = Field(None, ge=1, description="time steps the network sees; chosen when not given")
+    context: int | None = Field(
+        None, ge=1, le=1_000_000, description="time steps the network sees; chosen when not given"
+    )
     levels: tuple[int, ...] = Field((50, 80, 90), description="levels of the forecast bands, in percent")
     scaling: Literal["standard", "robust", "none"] = Field("standard", description="scaling of each series")
     validation_share: float = Field(0.15, gt=0, lt=0.5, description="share of each series for early stopping")
@@ -72,8 +76,8 @@ class ModelSettings(_Section):
     @field_validator("hidden_sizes")
     @classmethod
     def _hidden_sizes(cls, sizes: tuple[int, ...]) -> tuple[int, ...]:
-        if not sizes or any(size < 1 for size in sizes):
-            raise ValueError("give at least one hidden size, each at least 1")
+        if not sizes or any(not 1 <= size <= _LARGEST_LAYER for size in sizes):
+            raise ValueError(f"give at least one hidden size, each at least 1 and at most {_LARGEST_LAYER:,}")
         return sizes
 
 
@@ -83,10 +87,12 @@ class TrainingSettings(_Section):
     seed: int = Field(0, ge=0, lt=2**32, description="makes a run repeatable bit for bit on one machine")
     max_epochs: int = Field(40, ge=1, description="epochs at most")
     steps_per_epoch: int = Field(50, ge=1, description="gradient steps between two validations")
-    batch_size: int = Field(32, ge=1, description="windows in a gradient step")
+    batch_size: int = Field(32, ge=1, le=1_000_000, description="windows in a gradient step")
     learning_rate: float = Field(3e-3, gt=0, le=10, description="step size of Adam")
     gradient_clip: float = Field(1.0, gt=0, description="largest norm of the gradient")
-    threads: int | None = Field(None, ge=1, description="CPU threads; when not given 1 for small networks")
+    threads: int | None = Field(
+        None, ge=1, le=1024, description="CPU threads; when not given 1 for small networks"
+    )
     patience: int = Field(8, ge=1, description="epochs without improvement before training stops")
 
 
@@ -174,9 +180,9 @@ def read_settings(path: Path) -> dict[str, Any]:
     Raises:
         InputError: the file is missing or is no TOML.
     """
-    if not path.is_file():
-        raise InputError(f"no configuration file {path}", "check the path given with --config")
     with explained(path, "read"):
+        if not path.is_file():
+            raise InputError(f"no configuration file {path}", "check the path given with --config")
         content = path.read_bytes()
     try:
         return tomllib.loads(content.decode())
@@ -211,8 +217,3 @@ def _reworded(error: ValidationError) -> InputError:
     meaning = field.description if field is not None and field.description else ""
     text = f"{key} = {problem['input']!r}: {first[:1].lower()}{first[1:]}"
     return InputError(text, hint or (f"{key}: {meaning}" if meaning else ""))
-
-
-def choices(section: type[BaseModel], field: str) -> tuple[str, ...]:
-    """The values a setting may take, where they are a fixed list."""
-    return get_args(section.model_fields[field].annotation)
