@@ -1,4 +1,5 @@
 # make demo: install and run the main job.  make test: install and run the tests.  make check: all linters.
+# make bench: install the rivals and measure beside them (about an hour).
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -23,10 +24,18 @@ check: $(VENV)/dev
 	$(BIN)/pydoclint --quiet src
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
-bench: $(VENV)/test
-	$(BIN)/python benchmarks/parity.py
+# what bench measures: BENCH=--quick for a first look, BENCH=--resume to go on
+BENCH ?=
 
-$(VENV)/app $(VENV)/test $(VENV)/dev: $(VENV)/%: $(INPUTS) | $(BIN)/python
+bench: $(VENV)/bench
+	$(BIN)/python benchmarks/parity.py
+	$(BIN)/python -m benchmarks.run $(BENCH)
+	$(BIN)/python -m benchmarks.run --first-call
+	$(BIN)/python -m benchmarks.memory
+	$(BIN)/python -m benchmarks.memory --flat
+	$(BIN)/python -m benchmarks.report
+
+$(VENV)/app $(VENV)/test $(VENV)/dev $(VENV)/bench: $(VENV)/%: $(INPUTS) | $(BIN)/python
 	$(PIP) -e ".[$*]"
 	touch $@
 

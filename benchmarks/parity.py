@@ -1,6 +1,7 @@
 """Parity with torch.nn over all options: outputs, final states and every gradient.
 
     python benchmarks/parity.py
+    python benchmarks/parity.py --random 300    # the kernels of random cells against their equations
 
 The error of a tensor is max|a - b| / max|b| with b torch's: relative to the tensor's own largest entry,
 without a floor. It is infinite for another shape or dtype, for anything not finite, and for a deviation from
@@ -9,11 +10,14 @@ a tensor of zeros. Every figure of the table is the worst over all tensors, opti
 
 from __future__ import annotations
 
+import argparse
 import itertools
 import math
+import sys
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -209,7 +213,23 @@ def compare(
 
 
 def main() -> None:
-    """Print the table."""
+    """Print the table of the command line's choice."""
+    parser = argparse.ArgumentParser(
+        description="Parity with torch.nn, or of the kernels with their equations."
+    )
+    parser.add_argument("--random", type=int, metavar="N", help="compare N random cells with their equations")
+    count = parser.parse_args().random
+    if count is None:
+        compare_layers()
+        return
+    sys.path.insert(0, str(Path(__file__).parents[1]))
+    from benchmarks import kernel_parity
+
+    kernel_parity.main(count)
+
+
+def compare_layers() -> None:
+    """Print the table of layers and options."""
     header = (
         f"{'layer':16}{'options':>8}{'calls':>7}  {'dtype':9}{'outputs':>10}{'states':>10}{'gradients':>11}"
     )
