@@ -7,7 +7,9 @@ import gatewright
 
 NAMES = {
     # layers
-    "GRU", "LSTM", "RNN", "Recurrent", "explain", "from_torch",
+    "GRU", "LSTM", "RNN", "Recurrent", "explain", "from_torch", "kernel_source",
+    # memory
+    "release_memory",
     # cells
     "CATALOGUE", "Cell", "Graph", "cell",
     # operations

@@ -2,6 +2,7 @@
 
 import typing as _typing
 
+from gatewright.backends.cpu.memory import release_memory as release_memory
 from gatewright.cells.catalogue import CATALOGUE as CATALOGUE
 from gatewright.compiler.graph import Graph as Graph
 from gatewright.compiler.language import Cell as Cell
@@ -25,6 +26,7 @@ from gatewright.compiler.trace import CellError as CellError
 from gatewright.errors import InputError as InputError
 from gatewright.interop.torch import from_torch as from_torch
 from gatewright.layers.explain import explain as explain
+from gatewright.layers.explain import kernel_source as kernel_source
 from gatewright.layers.named import GRU as GRU
 from gatewright.layers.named import LSTM as LSTM
 from gatewright.layers.named import RNN as RNN

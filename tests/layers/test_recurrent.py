@@ -401,7 +401,8 @@ def test_explain_says_why_faster_backends_do_not_run():
     assert "    not torch: torch's kernels run a packed sequence" in text
     assert "    nothing to compute" in gw.explain(gw.GRU(3, 5), x[:0])
     projected = gw.Recurrent("rnn_tanh", 3, 5, proj_size=2)
-    assert "not torch: torch projects the output of an LSTM only" in gw.explain(projected, x)
+    text = gw.explain(projected, pack_padded_sequence(x, [4, 2]))
+    assert "not torch: torch projects the output of an LSTM only" in text
 
 
 def test_explain_changes_nothing():
@@ -435,8 +436,10 @@ def test_a_backend_that_cannot_run_the_call_is_refused_with_the_reason():
         assert caught.value.hint == "set layer.backend = 'auto'"
 
 
-def test_a_cell_with_a_projection_that_torch_does_not_have_runs_step_by_step():
+@pytest.mark.parametrize("backend", ["cpu", "eager"])
+def test_a_cell_with_a_projection_that_torch_does_not_have_runs(backend):
     layer = gw.Recurrent("rnn_tanh", 3, 5, proj_size=2, dtype=torch.float64)
+    layer.backend = backend
     x = torch.randn(4, 2, 3, dtype=torch.float64)
     weights = {name: p.detach().numpy() for name, p in layer.named_parameters()}
     h, outputs = np.zeros((2, 2)), []

@@ -73,6 +73,10 @@ class Backend(Protocol):
         """How the call runs: a line each for what a user may want to know of it."""
         ...
 
+    def kernel_source(self, call: Call) -> str:
+        """The code that is generated for the call, empty where none is."""
+        ...
+
     def run(self, call: Call) -> Result:
         """Run the call."""
         ...

@@ -27,6 +27,10 @@ class EagerBackend:
         """The kind of loop."""
         return ("step by step in torch's operations; gradients by autograd",)
 
+    def kernel_source(self, call: Call) -> str:
+        """Nothing: no code is generated."""
+        return ""
+
     def run(self, call: Call) -> Result:
         """Run the equations over the sequence; input maps are one product before the loop."""
         if call.recompute and torch.is_grad_enabled():

@@ -27,11 +27,19 @@ class NativeBackend:
             return "torch's kernels keep what they need for the gradient"
         if call.x.numel() == 0:
             return "torch's kernels take no empty sequences"
+        if torch.compiler.is_compiling():
+            return None
+        if torch._C._functorch.peek_interpreter_stack() is not None:  # pyright: ignore
+            return "transforms of torch.func go through the equations"
         return None
 
     def describe(self, call: Call) -> tuple[str, ...]:
         """The function that runs."""
         return (f"torch.{call.cell.torch_function}",)
+
+    def kernel_source(self, call: Call) -> str:
+        """Nothing: the kernels are torch's."""
+        return ""
 
     def run(self, call: Call) -> Result:
         """Run torch's kernel for one layer of one direction."""

@@ -6,10 +6,11 @@ earlier node, or an operation on earlier nodes. Every value is ``[B, H]`` or bro
 
 from __future__ import annotations
 
-from collections import Counter
 import json
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from gatewright.compiler.operations import OPERATIONS
 
@@ -155,9 +156,10 @@ class Graph:
     @classmethod
     def from_json(cls, text: str) -> Graph:
         """The graph of a text that ``to_json`` made."""
-        given = json.loads(text)
+        given: dict[str, Any] = json.loads(text)
         nodes = tuple(Node(**{**node, "inputs": tuple(node["inputs"])}) for node in given.pop("nodes"))
-        return cls(nodes, **{k: tuple(v) if isinstance(v, list) else v for k, v in given.items()})
+        fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in given.items()}
+        return cls(nodes, **fields)
 
     def __str__(self) -> str:
         return "\n".join(_lines(self))
@@ -204,7 +206,7 @@ def equations(nodes: Sequence[Node], results: Sequence[tuple[str, int]]) -> list
     text: dict[int, tuple[str, int]] = {}
     lines = []
     for index in kept:
-        text[index] = _expression(nodes[index], [text[operand] for operand in nodes[index].inputs])
+        text[index] = expression(nodes[index], [text[operand] for operand in nodes[index].inputs])
         if uses[index] > 1 and nodes[index].inputs:
             name = f"t{len(lines) + 1}"
             lines.append(f"    {name} = {text[index][0]}")
@@ -212,7 +214,7 @@ def equations(nodes: Sequence[Node], results: Sequence[tuple[str, int]]) -> list
     return lines + [f"    {label} = {text[index][0]}" for label, index in results]
 
 
-def _expression(node: Node, operands: list[tuple[str, int]]) -> tuple[str, int]:
+def expression(node: Node, operands: list[tuple[str, int]]) -> tuple[str, int]:
     """A node as text, with the precedence of its outermost sign."""
     if node.operation == "constant":
         assert node.value is not None

@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from numbers import Real
 from pathlib import Path
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import torch
 
@@ -26,6 +26,10 @@ from gatewright.compiler.graph import Graph, Node, reachable
 from gatewright.compiler.operations import OPERATIONS
 from gatewright.compiler.trace import Namespace, Symbol, Traced, Tracer, kind_of, refuse
 from gatewright.errors import InputError
+
+if TYPE_CHECKING:
+    from gatewright.compiler.derive import Derivative
+    from gatewright.compiler.schedule import Schedule
 
 NAMESPACES = ("x", "U", "w")
 
@@ -187,6 +191,18 @@ class Cell:
         self.__doc__ = function.__doc__
         self.__module__ = function.__module__
         self.__qualname__ = function.__qualname__
+
+    @property
+    def schedule(self) -> Schedule:
+        """How a backend is to compute the cell: stages, products, what is kept for the gradient."""
+        from gatewright.compiler.schedule import schedule
+
+        return schedule(self.graph)
+
+    @property
+    def derivative(self) -> Derivative:
+        """The equations of one backward time step, from the lowered graph."""
+        return self.schedule.derivative
 
     def __call__(self, *arguments: Any) -> Any:
         """The function itself, on symbols or tensors."""

@@ -1,4 +1,4 @@
-"""The schedule of a cell: in which order a step is computed, what is one product, what is kept for the gradient.
+"""The schedule of a cell: the order of a step, what is one product, what is kept for the gradient.
 
 A stage is what can be computed between two recurrent products: it sums its products, then computes its nodes
 element by element, then stores what later stages need. The backward step is laid out so that the product that
@@ -15,6 +15,7 @@ from gatewright.compiler.derive import Derivative, derive
 from gatewright.compiler.graph import LEAVES, Graph, Node
 from gatewright.compiler.lower import Lowered, lower
 from gatewright.compiler.operations import OPERATIONS
+from gatewright.compiler.schedule_text import schedule_lines
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,7 @@ class Schedule:
         return self.derivative.nodes
 
     def __str__(self) -> str:
-        return "\n".join(_lines(self))
+        return "\n".join(schedule_lines(self))
 
 
 @lru_cache(maxsize=256)
@@ -357,41 +358,3 @@ def _segments(derivative: Derivative, groups: tuple[Group, ...]) -> tuple[Segmen
         if not _is_state(graph, group.argument)
     ]
     return tuple(segments)
-
-
-# ---------------------------------------------------------------------- printing
-
-
-def _lines(plan: Schedule) -> list[str]:
-    graph = plan.graph
-    lines = [f"schedule of {graph.name}: {plan.kind}, {len(plan.forward)} stage(s) forward"]
-    lines.append(f"  before the loop: one product for the input maps {' '.join(graph.input_maps)}")
-    for number, stage in enumerate(plan.forward):
-        lines.append(f"  stage {number + 1}: {_stage_text(plan, stage, False)}")
-    kept = ", ".join(_node_text(plan, index) for index in plan.saved) or "nothing beside the states"
-    lines.append(f"  kept for the gradient: {kept}")
-    for number, stage in enumerate(plan.backward):
-        lines.append(f"  gradient, stage {number + 1}: {_stage_text(plan, stage, True)}")
-    lines.append("  after the loop: weight and input gradients as whole-sequence products")
-    return lines
-
-
-def _stage_text(plan: Schedule, stage: Stage, backward: bool) -> str:
-    parts = []
-    for number in stage.groups:
-        names = " ".join(plan.graph.recurrent_maps[place] for place in plan.groups[number].maps)
-        argument = _node_text(plan, plan.groups[number].argument)
-        parts.append(f"transposed product of {names}" if backward else f"product of {names} with {argument}")
-    if backward and stage is plan.backward[0] and any(plan.derivative.state_maps):
-        names = "; ".join(" ".join(maps) for maps in plan.derivative.state_maps if maps)
-        parts.insert(0, f"transposed product of {names} of the step behind")
-    if stage.means:
-        parts.append(f"{len(stage.means)} mean(s) over H")
-    parts.append(f"{len(stage.nodes)} elementwise operations")
-    return ", ".join(parts)
-
-
-def _node_text(plan: Schedule, index: int) -> str:
-    node = plan.nodes[index]
-    prefix = {"input": "x.", "recurrent": "U.", "vector": "w.", "state": ""}.get(node.operation)
-    return f"{node.operation}(...) (value {index})" if prefix is None else prefix + node.name

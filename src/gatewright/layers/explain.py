@@ -1,7 +1,8 @@
-"""Which path a call takes, and why."""
+"""Which path a call takes, and why; the code that was generated for it."""
 
 from __future__ import annotations
 
+from gatewright.errors import InputError
 from gatewright.layers.inputs import SequenceInput
 from gatewright.layers.recurrent import Recurrent
 
@@ -28,3 +29,27 @@ def explain(layer: Recurrent, x: SequenceInput) -> str:
     for (name, *lines), suffixes in alike.items():
         text += [f"  {', '.join(suffixes)}: {name}", *lines]
     return "\n".join(text)
+
+
+def kernel_source(layer: Recurrent, x: SequenceInput) -> str:
+    """The code that was generated for this input.
+
+    Args:
+        layer: a recurrent layer.
+        x: what it would be called with.
+
+    Returns:
+        LLVM's text of the forward kernel and, where gradients are recorded, of the backward kernel, under the
+        names of the layers and directions that it runs.
+
+    Raises:
+        InputError: no code is generated: another backend runs the input, or there is nothing to compute.
+    """
+    alike: dict[str, list[str]] = {}
+    for suffix, call, route in layer.routes(x):
+        text = route.backend.kernel_source(call)
+        if not text:
+            message = f"{suffix} runs on the backend {route.backend.name!r}, without generated code"
+            raise InputError(f"kernel_source: {message}", "gatewright.explain(layer, x) says why")
+        alike.setdefault(text, []).append(suffix)
+    return "\n\n".join(f"; {', '.join(suffixes)}\n{text}" for text, suffixes in alike.items())

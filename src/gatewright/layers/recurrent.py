@@ -44,7 +44,8 @@ class Recurrent(nn.Module):
         proj_size: ``P``, when the output state is projected to another size after every step, else 0.
         device: of the parameters.
         dtype: of the parameters.
-        recompute: keep only outputs for the gradient and compute the gates again, for a third more arithmetic.
+        recompute: keep only outputs for the gradient and compute the gates again: less memory, a third more
+            arithmetic.
 
     Attributes:
         backend: ``"auto"``, or the name of the backend that must run.

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from gatewright.backends.call import Call, Result
-from gatewright.backends.cpu import launch, operator, sequence
+from gatewright.backends.cpu import engine, launch, sequence
 
 
 class CpuBackend:
@@ -24,7 +26,16 @@ class CpuBackend:
         if call.batch_sizes is not None:
             return "its kernels take dense sequences, the input is packed"
         if torch.compiler.is_compiling():
-            return None
+            return _operator().machine_refusal()
+        reason = engine.refusal()
+        if reason is not None:
+            return reason
+        kinds = {type(tensor) for tensor in (x, call.weights.weight_ih, *call.states)}
+        if kinds - {torch.Tensor, torch.nn.Parameter}:
+            names = ", ".join(sorted(kind.__name__ for kind in kinds))
+            return f"its kernels read plain tensors, these are of the types {names}"
+        if torch.jit.is_tracing() or torch._C._len_torch_dispatch_stack():
+            return "what is traced or followed operation by operation goes through the equations"
         if torch.autograd.forward_ad._current_level >= 0:
             return "forward-mode differentiation goes through the equations"
         if torch._C._functorch.peek_interpreter_stack() is not None:  # pyright: ignore
@@ -37,6 +48,17 @@ class CpuBackend:
             return ("nothing to compute",)
         return sequence.describe(call)
 
+    def kernel_source(self, call: Call) -> str:
+        """LLVM's text."""
+        return "" if 0 in call.x.shape[:2] else sequence.kernel_source(call)
+
     def run(self, call: Call) -> Result:
         """Run the kernels, as a registered operator where torch traces."""
-        return operator.run(call) if torch.compiler.is_compiling() else sequence.run(call)
+        return _operator().run(call) if torch.compiler.is_compiling() else sequence.run(call)
+
+
+def _operator() -> Any:
+    """The operators, loaded when torch traces: they need its compiler, which takes a second to load."""
+    from gatewright.backends.cpu import operator
+
+    return operator

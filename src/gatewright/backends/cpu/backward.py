@@ -1,4 +1,4 @@
-"""The backward kernel: the steps from the last to the first, and chunk by chunk the gradients of the weights."""
+"""The backward kernel: steps from the last to the first, and by chunks the gradients of the weights."""
 
 from __future__ import annotations
 
@@ -239,7 +239,7 @@ class _Backward(Kernel):
         return Place(code.at(word[name], code.multiply_int(step, size)), word["H"])
 
     def _step(self, step: str, slot: str, steps: str) -> None:
-        code, word, hidden = self.code, self.word, self.word["H"]
+        code, word = self.code, self.word
         begins = code.compare_int("eq", step, 0)
         # the first step that is run is the last in time: no adjoint comes from behind it
         self.last = code.compare_int("eq", step, code.subtract_int(word["T"], 1))
@@ -308,6 +308,9 @@ class _Backward(Kernel):
             panel: its number.
             row: the first of the tile.
             none: a condition under which there is nothing to multiply, or empty.
+
+        Returns:
+            One term for each run of each group.
         """
         code, word, found = self.code, self.word, []
         for group, place in sums.items():
@@ -356,9 +359,12 @@ class _Backward(Kernel):
                 size = panel_size(code, _single(tile), word["P"])
                 packed = code.at(word["packed_hr"], code.multiply_int(panel, size))
                 return [Term(self.left_rows(self.projection, row, tile), packed, word["P"], 0, 1)]
-            behind = self._group_terms({g: sums[g] for g in opening}, self.behind, tile, panel, row, self.last)
+            behind = {group: sums[group] for group in opening}
             here = {group: sums[group] for group in stage.groups}
-            return behind + self._group_terms(here, self.adjoints, tile, panel, row, "")
+            return [
+                *self._group_terms(behind, self.behind, tile, panel, row, self.last),
+                *self._group_terms(here, self.adjoints, tile, panel, row, ""),
+            ]
 
         def element(row: str, column: str, mask: str, room: str) -> None:
             def leaf(index: int) -> str | None:

@@ -191,7 +191,7 @@ class _Forward(Kernel):
             self.barrier("group")
 
     def _project(self, hidden: Place, target: Place) -> None:
-        """y = W_hr · hidden."""
+        """Project the output: y = W_hr · hidden."""
         code, word, tile = self.code, self.word, self.tiles.projection
 
         def terms(panel: str, row: str) -> list[Term]:

@@ -1,7 +1,8 @@
 """What the forward and the backward kernel share: arguments, the grid of threads, tiles, barriers, elements.
 
-A kernel is one function of an array of 64-bit words. Rows of the batch are split over groups of threads, which
-never wait for each other; within a group the columns are split, with a barrier behind every stage.
+A kernel is one function of an array of 64-bit words. Rows of the batch are split over groups of threads,
+which never wait for each other in a step; within a group the columns are split, with a barrier behind every
+stage.
 """
 
 from __future__ import annotations
@@ -340,7 +341,11 @@ class Kernel:
         self.over_tiles(tile, lambda _panel, _row: (), element, "0", columns)
 
     def over_sequence(
-        self, left: tuple[str, str, str], right: tuple[str, str, str], steps: str, call: Callable[..., None]
+        self,
+        left: tuple[str, str, str],
+        right: tuple[str, str, str],
+        steps: str,
+        call: Callable[..., None],
     ) -> None:
         """Call a product for the own rows of all steps, with as many rows at once as can be.
 

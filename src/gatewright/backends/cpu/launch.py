@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -18,7 +18,7 @@ from gatewright.backends.cpu.products import Tile
 from gatewright.backends.cpu.simd import Vectors
 from gatewright.backends.cpu.tiling import Grid, Shape
 from gatewright.compiler.graph import Graph
-from gatewright.compiler.schedule import schedule
+from gatewright.compiler.schedule import Schedule, schedule
 
 ELEMENTS = {torch.float32: "float", torch.float64: "double"}
 """The dtypes the backend computes in, as LLVM names them."""
@@ -41,7 +41,13 @@ class _Prepared:
     """
 
     def __init__(
-        self, names: Sequence[str], fixed: dict[str, int], areas: dict[str, int], grid: Grid, key: str, make
+        self,
+        names: Sequence[str],
+        fixed: dict[str, int],
+        areas: dict[str, int],
+        grid: Grid,
+        key: str,
+        make: Callable[[], str],
     ) -> None:
         self.grid, self._key, self._make = grid, key, make
         self.place = {name: index for index, name in enumerate(names)}
@@ -70,6 +76,10 @@ class _Prepared:
     def words(self) -> ctypes.Array[ctypes.c_int64]:
         """A new list of arguments with all that is known filled in."""
         return self._words(*self._template)
+
+    def source(self) -> str:
+        """The kernel as LLVM's text."""
+        return self._make()
 
     def run(self, words: ctypes.Array[ctypes.c_int64]) -> None:
         """Run the kernel in a work space of the pool."""
@@ -217,8 +227,9 @@ class Backward(_Prepared):
         code = f"backward {projected} {aligned} {vectors} {tiles} {_signature(plan.graph)}"
         pause = engine.machine().pause
         super().__init__(
-            names, fixed, areas, grid, code, lambda: backward_module(plan, vectors, tiles, aligned, projected, pause)
-        )
+            names, fixed, areas, grid, code,
+            lambda: backward_module(plan, vectors, tiles, aligned, projected, pause),
+        )  # fmt: skip
 
     def __call__(
         self,
@@ -273,7 +284,7 @@ def set_kept(words: Any, place: dict[str, int], plan: Schedule, kept: Sequence[T
         words[place[name]] = history.data_ptr()
 
 
-def set_sequence(words, place: dict[str, int], name: str, tensor: Tensor, reverse: bool) -> None:
+def set_sequence(words: Any, place: dict[str, int], name: str, tensor: Tensor, reverse: bool) -> None:
     """A sequence ``[T, B, ·]`` as pointer and strides, beginning with the step that is run first."""
     step, row, _ = tensor.stride()
     pointer = tensor.data_ptr()
@@ -299,7 +310,8 @@ def _zeros(dtype: torch.dtype, count: int) -> Tensor:
     """At least so many zeros, one buffer for all calls."""
     known = _zero_buffers.get(dtype)
     if known is None or len(known) < count:
-        known = _zero_buffers[dtype] = torch.zeros(1 << (count - 1).bit_length(), dtype=dtype)
+        length = 1 << (count - 1).bit_length()
+        known = _zero_buffers[dtype] = torch.zeros(length, dtype=dtype, device="cpu")
     return known
 
 
@@ -320,8 +332,6 @@ def forward(
 
 
 @lru_cache(maxsize=1024)
-def backward(
-    graph: Graph, dtype: torch.dtype, sizes: tuple[int, int, int, int, int], count: int
-) -> Backward:
+def backward(graph: Graph, dtype: torch.dtype, sizes: tuple[int, int, int, int, int], count: int) -> Backward:
     """The backward call of a cell for T, B, I, H, P on so many threads, made ready."""
     return Backward(graph, dtype, Shape(*sizes), count)

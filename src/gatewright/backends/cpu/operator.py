@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from gatewright.backends.call import Call, Result
-from gatewright.backends.cpu import launch
+from gatewright.backends.cpu import engine, launch
 from gatewright.backends.cpu.sequence import (
     WEIGHTS,
     Operands,
@@ -20,6 +20,7 @@ from gatewright.backends.cpu.sequence import (
     backward_pass,
     forward_pass,
     graph_of,
+    hoisted,
     operands_of,
     wanted,
 )
@@ -61,7 +62,8 @@ def _(
     training: bool,
 ) -> list[Tensor]:
     graph = graph_of(cell)
-    hidden, width = weight_ih.shape[0] // len(graph.input_maps), states[graph.state_index(graph.output)].shape[1]
+    hidden = weight_ih.shape[0] // len(graph.input_maps)
+    width = states[graph.state_index(graph.output)].shape[1]
     widths = launch.kept_widths(schedule(graph), hidden, weight_hr is not None) if training else ()
     sequence = [x.new_empty(x.shape[0], x.shape[1], features) for features in (width, *widths)]
     return [sequence[0], *(torch.empty_like(state) for state in states), *sequence[1:]]
@@ -85,7 +87,8 @@ def sequence_backward(
     """The gradients by the operands, in their order; empty where an operand is missing."""
     operands = Operands(x, (weight_ih, weight_hh, bias_ih, bias_hh, weight_hr), tuple(vectors), tuple(states))
     given = Pass(found[0], (), tuple(found[1:]))
-    d = wanted(backward_pass(graph_of(cell), reverse, operands, given, gradients, True), operands.flat(), True)
+    d = backward_pass(graph_of(cell), reverse, operands, given, gradients, True)
+    d = wanted(d, operands.flat(), True)
     return [x.new_empty(0) if gradient is None else gradient for gradient in d]
 
 
@@ -130,9 +133,8 @@ def _gradients(ctx: Any, gradients: Sequence[Tensor | None]) -> tuple[Any, ...]:
     d = torch.ops.gatewright.sequence_backward(
         operands.x, *operands.weights, operands.vectors, operands.states, found, given, ctx.cell, ctx.reverse
     )
-    maps = [
-        None if t is None else g for g, t in zip(d[: 1 + WEIGHTS], (operands.x, *operands.weights), strict=True)
-    ]
+    given = (operands.x, *operands.weights)
+    maps = [None if t is None else g for g, t in zip(d[: 1 + WEIGHTS], given, strict=True)]
     rest = d[1 + WEIGHTS :]
     return *maps, rest[: ctx.vectors], rest[ctx.vectors :], None, None, None
 
@@ -140,9 +142,19 @@ def _gradients(ctx: Any, gradients: Sequence[Tensor | None]) -> tuple[Any, ...]:
 torch.library.register_autograd("gatewright::sequence", _gradients, setup_context=_keep)
 
 
+hoist = torch.compiler.allow_in_graph(hoisted)
+"""One operation to a tracer, which would trace the compiler otherwise."""
+
+
+@torch.compiler.assume_constant_result
+def machine_refusal() -> str | None:
+    """Why no kernel can be made on this machine, or None."""
+    return engine.refusal()
+
+
 def run(call: Call) -> Result:
     """A call as an operator."""
-    operands = operands_of(call)
+    operands = operands_of(call, hoist)
     training = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in operands.flat())
     found = torch.ops.gatewright.sequence(
         operands.x, *operands.weights, operands.vectors, operands.states, call.cell.serialized, call.reverse,

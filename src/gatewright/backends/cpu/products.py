@@ -117,7 +117,7 @@ class Accumulators:
 
 
 def row_pointers(code: Code, base: str, stride: str, first: str, last: str, rows: int) -> list[str]:
-    """Pointers to ``rows`` rows from ``first``; those behind ``last`` repeat it, to read only what is there."""
+    """Pointers to ``rows`` rows from ``first``; those behind ``last`` repeat it, so that all may be read."""
     pointers = []
     for row in range(rows):
         number = code.minimum_int(code.add_int(first, row), last)
@@ -276,11 +276,11 @@ def pack_rows_function(vectors: Vectors, declarations: set[str], aligned: bool) 
     with code.loop("0", "%inner") as inner:
         source = code.at("%w", code.multiply_int(inner.index, "%w_row"))
         target = code.at("%panel", code.multiply_int(inner.index, "%width"))
-        with code.loop("0", "%width", lanes) as block:
-            # a panel may reach behind the edge by more than one vector
-            with code.when(code.compare_int("slt", block.index, "%columns")):
-                mask = edge_mask(code, block.index, "%columns", aligned)
-                code.store(code.load(code.at(source, block.index), mask), code.at(target, block.index))
+        # a panel may reach behind the edge by more than one vector
+        stop = code.minimum_int("%width", "%columns")
+        with code.loop("0", stop, lanes) as block:
+            mask = edge_mask(code, block.index, "%columns", aligned)
+            code.store(code.load(code.at(source, block.index), mask), code.at(target, block.index))
     code.do("ret void")
     parameters = "ptr %w, i64 %w_row, i64 %inner, i64 %columns, ptr %panel, i64 %width"
     return code.text(f"internal void @pack_rows({parameters}) noinline")

@@ -6,7 +6,7 @@ equations, so that any order is right.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -25,7 +25,7 @@ WEIGHTS = 5
 
 FEWEST_STEPS = 16
 SEGMENTS = 8
-"""Where gates are computed again: a sequence is cut into so many segments, none shorter than so many steps."""
+"""Where gates are computed again: the segments of a sequence, and the fewest steps of one."""
 
 
 class Operands(NamedTuple):
@@ -78,23 +78,8 @@ class Pass(NamedTuple):
     kept: tuple[Tensor, ...] = ()
 
 
-def operands_of(call: Call) -> Operands:
-    """The operands of a call; expressions of vector weights are computed here, once."""
-    weights = call.weights
-    vectors = ()
-    if call.cell.graph.vector_weights:
-        given = (weights.vectors[name] for name in call.cell.graph.vector_weights)
-        vectors = _hoisted(call.cell.serialized, *given)
-    maps = (weights.weight_ih, weights.weight_hh, weights.bias_ih, weights.bias_hh, weights.weight_hr)
-    return Operands(call.x, maps, vectors, call.states)
-
-
-@torch.compiler.allow_in_graph
-def _hoisted(cell: str, *weights: Tensor) -> tuple[Tensor, ...]:
-    """The vector weights of the lowered graph from those of the cell.
-
-    One operation to a tracer, and the cell as text, because it would trace the compiler otherwise.
-    """
+def hoisted(cell: str, *weights: Tensor) -> tuple[Tensor, ...]:
+    """The vector weights of the lowered graph, from those of the cell in their order."""
     graph = graph_of(cell)
     return schedule(graph).lowered.vectors(dict(zip(graph.vector_weights, weights, strict=True)))
 
@@ -103,6 +88,17 @@ def _hoisted(cell: str, *weights: Tensor) -> tuple[Tensor, ...]:
 def graph_of(cell: str) -> Graph:
     """The graph of a text."""
     return Graph.from_json(cell)
+
+
+def operands_of(call: Call, hoist: Callable[..., tuple[Tensor, ...]] = hoisted) -> Operands:
+    """The operands of a call; expressions of vector weights are computed here, once, by ``hoist``."""
+    weights = call.weights
+    vectors = ()
+    if call.cell.graph.vector_weights:
+        given = (weights.vectors[name] for name in call.cell.graph.vector_weights)
+        vectors = hoist(call.cell.serialized, *given)
+    maps = (weights.weight_ih, weights.weight_hh, weights.bias_ih, weights.bias_hh, weights.weight_hr)
+    return Operands(call.x, maps, vectors, call.states)
 
 
 def run(call: Call) -> Result:
@@ -128,7 +124,7 @@ def describe(call: Call) -> tuple[str, ...]:
     split += [f"{grid.column_groups} over the columns, a barrier a stage"] if grid.column_groups > 1 else []
     tiles = ", ".join(f"{t.rows} x {t.blocks * lanes} x {t.maps}" for t in prepared.tiles.stages if t.maps)
     hidden = prepared.shape.H
-    count = len(launch.kept_widths(plan, 1, prepared.shape.P != hidden)) if training else 0
+    count = len(launch.kept_widths(plan, 1, hidden != prepared.shape.P)) if training else 0
     count = count and count - bool(plan.saved) + len(plan.saved)
     kept = f"{count} x {hidden} values a time step and row" if count else "nothing"
     again = ", gates are computed again" if call.recompute else ""
@@ -139,6 +135,16 @@ def describe(call: Call) -> tuple[str, ...]:
         + (f", tiles of rows x columns x maps: {tiles}" if tiles else ""),
         f"kept for the gradient beside the output: {kept}{again}",
     )
+
+
+def kernel_source(call: Call) -> str:
+    """LLVM's text of the forward kernel and, where gradients are recorded, of the backward kernel."""
+    training = torch.is_grad_enabled()
+    key = _key(call.cell.graph, operands_of(call))
+    kernels = {"forward kernel": launch.forward(*key, training)}
+    if training:
+        kernels["backward kernel"] = launch.backward(*key)
+    return "\n\n".join(f"; {name}\n{kernel.source()}" for name, kernel in kernels.items())
 
 
 def _key(graph: Graph, operands: Operands) -> tuple[Any, ...]:

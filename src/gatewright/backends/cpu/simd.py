@@ -1,6 +1,7 @@
 """LLVM code as text: scalars, vectors of one width, pointers, loops and branches.
 
-Values are the names of LLVM registers, so every method takes and returns strings. Nothing here knows of cells.
+Values are the names of LLVM registers, so every method takes and returns strings. Nothing here knows of
+cells.
 """
 
 from __future__ import annotations

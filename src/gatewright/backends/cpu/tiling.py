@@ -12,14 +12,17 @@ from gatewright.compiler.schedule import Schedule
 MOST_ROWS = 8
 """Rows of the largest tile: more would need more pointers than a processor has registers for."""
 
-BARRIER_CYCLES = 900
+BARRIER_CYCLES = 1000
+"""Of one barrier between two cores."""
+WAITING = 1.1
+"""How much longer a step is for threads that wait for each other: the slowest sets the pace."""
 ELEMENT_CYCLES = 80
 """Of the elementwise part for one vector: a few elementary functions."""
-SMALL_CALL = 300_000
-"""Multiplications of a call below which starting threads costs more than it saves."""
+LAUNCH_CYCLES = 150_000
+"""Of waking threads that have gone to sleep since the last call."""
 
-LEVEL_1, LEVEL_2 = 1 << 15, 1 << 20
-"""Bytes of the caches that weights are read from."""
+LEVEL_1, LEVEL_2 = 1 << 15, 1 << 19
+"""Bytes of weights that the caches hold beside all else that a step touches."""
 
 FORWARD_CHUNK = 1 << 18
 BACKWARD_CHUNK = 1 << 20
@@ -53,30 +56,31 @@ class Grid:
 
 
 def choose_grid(plan: Schedule, vectors: Vectors, shape: Shape, threads: int) -> Grid:
-    """The grid with the shortest estimated step."""
-    maps = max(1, len(plan.graph.recurrent_maps))
-    if threads == 1 or shape.T * shape.B * maps * shape.H * (shape.H + shape.I) < SMALL_CALL:
-        return Grid(1, 1)
+    """The grid with the shortest estimated call."""
     grids = [
         Grid(rows, count // rows)
         for count in range(1, threads + 1)
         for rows in range(1, min(count, shape.B) + 1)
         if count % rows == 0
     ]
-    return min(grids, key=lambda grid: (_step_cycles(plan, vectors, shape, grid), grid.threads))
+    return min(grids, key=lambda grid: (_cycles(plan, vectors, shape, grid), grid.threads))
 
 
-def _step_cycles(plan: Schedule, vectors: Vectors, shape: Shape, grid: Grid) -> float:
+def _cycles(plan: Schedule, vectors: Vectors, shape: Shape, grid: Grid) -> float:
+    """An estimate of a call's cycles; only the differences between grids matter."""
     maps = len(plan.graph.recurrent_maps)
     blocks = -(-shape.H // vectors.lanes)
     rows = -(-shape.B // grid.row_groups)
     own = -(-blocks // grid.column_groups)
     size = maps * own * vectors.lanes * shape.H * vectors.bytes
-    # cycles to bring a vector of weights to the registers
-    fetch = 1.0 if size <= LEVEL_1 else 2.0 if size <= LEVEL_2 else 5.0
-    product = maps * shape.H * own * max(fetch, rows)
-    waiting = BARRIER_CYCLES * len(plan.forward) if grid.column_groups > 1 else 0
-    return product + own * rows * ELEMENT_CYCLES + waiting
+    # cycles to bring a vector of weights to the registers, in part hidden behind the arithmetic
+    fetch = 0.8 if size <= LEVEL_1 else 2.0 if size <= LEVEL_2 else 4.0
+    product = maps * shape.H * own * (fetch + rows)
+    inputs = len(plan.graph.input_maps) * shape.I * own * rows
+    step = product + inputs + own * rows * ELEMENT_CYCLES
+    if grid.column_groups > 1:
+        step = WAITING * step + BARRIER_CYCLES * len(plan.forward)
+    return shape.T * step + (LAUNCH_CYCLES if grid.threads > 1 else 0)
 
 
 def forward_tiles(plan: Schedule, vectors: Vectors, shape: Shape, grid: Grid) -> Tiles:
@@ -116,7 +120,12 @@ def _stage_tile(vectors: Vectors, shape: Shape, grid: Grid, maps: int, columns: 
     rows = -(-own // -(-own // most))
     blocks = -(-(columns or shape.H) // vectors.lanes)
     share = -(-blocks // grid.column_groups)
-    return Tile(rows, _blocks(share, _accumulators(vectors) // (rows * maps)), maps)
+    wide = _blocks(share, _accumulators(vectors) // (rows * maps))
+    size = maps * blocks * vectors.lanes * shape.H * vectors.bytes
+    if rows == 1 and LEVEL_1 < size <= 2 * LEVEL_1:
+        # half of the weights stay in the first cache from one step to the next, if they are a panel
+        wide = -(-wide // 2)
+    return Tile(rows, wide, maps)
 
 
 def _long_tile(vectors: Vectors, columns: tuple[int, ...]) -> Tile:
