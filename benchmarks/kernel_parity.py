@@ -2,11 +2,11 @@
 
     python benchmarks/parity.py --random 300
 
-What is right is what the equations give step by step in float64, by torch's operations and autograd. The error of
-a tensor is max|a - b| / max|b|, as in parity.py, except that a gradient which nearly cancels is measured by the
-others: max|b| is taken as no less than a thousandth of the largest entry of all tensors of its sort. Some random
-cells amplify what is rounded, step by step: beside stands how far the equations themselves, in the dtype of the
-kernels, move when every number they are given moves by its last bit.
+What is right is what the equations give step by step in float64, by torch's operations and autograd. The
+error of a tensor is max|a - b| / max|b|, as in parity.py, except that a gradient which nearly cancels is
+measured by the others: max|b| is taken as no less than a thousandth of the largest entry of all tensors of
+its sort. Some random cells amplify what is rounded, step by step: beside stands how far the equations
+themselves, in the dtype of the kernels, move when every number they are given moves by its last bit.
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ import ctypes
 
 import pytest
 import torch
+
 from gatewright.backends.cpu.memory import Pool
 
 

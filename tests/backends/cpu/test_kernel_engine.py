@@ -2,6 +2,7 @@
 
 import json
 import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -223,8 +224,8 @@ print(json.dumps([len(texts), y.sum().item(), layer.weight_hh_l0.grad.sum().item
 
 def start(folder):
     environment = os.environ | {"GATEWRIGHT_CACHE": str(folder), "OMP_NUM_THREADS": "1"}
-    pipe = subprocess.PIPE
-    return subprocess.Popen([sys.executable, "-c", SCRIPT], stdout=pipe, stderr=pipe, env=environment, text=True)
+    command, pipe = [sys.executable, "-c", SCRIPT], subprocess.PIPE
+    return subprocess.Popen(command, stdout=pipe, stderr=pipe, env=environment, text=True)
 
 
 def end(process):
@@ -313,7 +314,7 @@ def test_a_processor_without_fused_multiplication_is_refused(another_machine, mo
     import llvmlite.binding as llvm
 
     monkeypatch.setattr(llvm, "get_host_cpu_features", lambda: llvm.FeatureMap({"sse2": True, "avx": True}))
-    monkeypatch.setattr(engine.platform, "machine", lambda: "x86_64")
+    monkeypatch.setattr(platform, "machine", lambda: "x86_64")
     assert "not cpu: its kernels need a processor with FMA instructions" in explained()
 
 

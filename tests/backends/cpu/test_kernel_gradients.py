@@ -41,7 +41,9 @@ def function_of(call, backend="cpu"):
     def function(*tensors):
         given = dict(zip(names, tensors, strict=True))
         maps = [given.get(name) for name in ("weight_hh", "bias_ih", "bias_hh")]
-        weights = Weights(given["weight_ih"], *maps, vectors={name: given[f"w.{name}"] for name in graph.vector_weights})
+        weights = Weights(
+            given["weight_ih"], *maps, vectors={name: given[f"w.{name}"] for name in graph.vector_weights}
+        )
         states = tuple(given[name] for name in graph.states)
         y, final = run(Call(call.cell, given["x"], weights, states, call.reverse), backend)
         return y, *final
@@ -89,8 +91,7 @@ def test_a_second_gradient_by_one_operand(wanted):
     for backend in ("cpu", "eager"):
         function, operands = function_of(call, backend)
         operands = [
-            t.detach().requires_grad_(name == wanted)
-            for name, t in zip(leaves(call), operands, strict=True)
+            t.detach().requires_grad_(name == wanted) for name, t in zip(leaves(call), operands, strict=True)
         ]
         one = operands[list(leaves(call)).index(wanted)]
         (gradient,) = torch.autograd.grad(function(*operands)[0].sum(), one, create_graph=True)
@@ -230,7 +231,7 @@ def test_a_traced_program_runs_its_layer_again():
     """torch.jit.trace keeps what it sees: numbers, if the kernels ran unseen."""
     layer = gw.GRU(2, 3).requires_grad_(False)
     first, second = torch.randn(2, 4, 2, 2)
-    traced = torch.jit.trace(layer, (first,), check_trace=False)
+    traced: Any = torch.jit.trace(layer, (first,), check_trace=False)
     assert torch.allclose(traced(second)[0], layer(second)[0], atol=1e-6)
 
 

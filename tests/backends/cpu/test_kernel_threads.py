@@ -238,9 +238,7 @@ def test_without_a_further_thread_one_does_it_all(monkeypatch, force_grid):
 def ran(script, **environment):
     """What a process prints; it has a minute."""
     command, environment = [sys.executable, "-c", script], os.environ | environment
-    done = subprocess.run(
-        command, capture_output=True, text=True, check=False, env=environment, timeout=60
-    )
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, timeout=60)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 

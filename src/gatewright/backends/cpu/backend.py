@@ -34,7 +34,7 @@ class CpuBackend:
         if kinds - {torch.Tensor, torch.nn.Parameter}:
             names = ", ".join(sorted(kind.__name__ for kind in kinds))
             return f"its kernels read plain tensors, these are of the types {names}"
-        if torch.jit.is_tracing() or torch._C._len_torch_dispatch_stack():
+        if torch._C._get_tracing_state() or torch._C._len_torch_dispatch_stack():
             return "what is traced or followed operation by operation goes through the equations"
         if torch.autograd.forward_ad._current_level >= 0:
             return "forward-mode differentiation goes through the equations"

@@ -1,8 +1,8 @@
 """From LLVM text to functions: the machine, compilation, object code in memory and on disk.
 
-Object code on disk is named by the text it was made from, the machine and LLVM's version, so that none is ever
-out of date, and machines may share a folder. llvmlite is imported when it is first needed: where it cannot be,
-the other backends run.
+Object code on disk is named by the text it was made from, the machine and LLVM's version: none is ever out of
+date, and machines may share a folder. llvmlite is imported when it is first needed: where that fails, the
+other backends run.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 _MAGIC = b"gatewright kernel\n"
 
 _OPTIMISATION = 1
-"""LLVM's level: the text is as it should be, the passes of a higher one cost as long again and win nothing."""
+"""LLVM's level: the text is as it should be, a higher one takes as long again and wins nothing."""
 
 
 class UnsupportedMachineError(RuntimeError):
@@ -38,7 +38,7 @@ class UnsupportedMachineError(RuntimeError):
 
 
 class CompilationError(RuntimeError):
-    """LLVM refused the text of a kernel: a mistake of ours, or a version of LLVM that reads it differently."""
+    """LLVM refused the text of a kernel: our mistake, or a version of LLVM that reads it differently."""
 
 
 # -------------------------------------------------------------------- the machine
@@ -275,7 +275,7 @@ def _code(text: str) -> bytes:
 
 
 def _folder() -> Path | None:
-    """Where object code is kept: ``GATEWRIGHT_CACHE``, else the user's cache; None for a user without a home."""
+    """Where object code is kept: ``GATEWRIGHT_CACHE``, else the user's cache; None where there is no home."""
     given = os.environ.get("GATEWRIGHT_CACHE")
     if given:
         return Path(given)
@@ -300,7 +300,7 @@ def _read(path: Path, digest: str) -> bytes | None:
 
 
 def _is_own(info: os.stat_result) -> bool:
-    """Whether this user alone can have written a file: what others write is code they would run as this user."""
+    """Whether this user alone can have written a file: what is in it will be run as this user."""
     if not hasattr(os, "geteuid"):
         return True
     return info.st_uid == os.geteuid() and not info.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
@@ -312,7 +312,7 @@ def _head(digest: str, code: bytes) -> bytes:
 
 
 def _write(path: Path, digest: str, code: bytes) -> None:
-    """Keep object code for the next process, whole or not at all; a folder that cannot be written is no error."""
+    """Keep object code for the next process, whole or not at all; it may be that nothing can be written."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.stem, suffix=".part")

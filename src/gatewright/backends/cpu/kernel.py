@@ -158,7 +158,9 @@ class Kernel:
             line = "0" if name == "all" else code.add_int(self.row_group, 1)
             offset = code.multiply_int(line, LINE_WORDS)
             counter = code.value(f"getelementptr inbounds i64, ptr {word['barriers']}, i64 {offset}")
-            code.do(f"call void @barrier(ptr {counter}, i64 {target}, ptr {word['yield']})")
+            # long waits are counted behind the status, those of the group first
+            waits = code.word(word["status"], 1 if name == "group" else 2)
+            code.do(f"call void @barrier(ptr {counter}, i64 {target}, ptr {word['yield']}, ptr {waits})")
 
     @contextmanager
     def shared_out(self, count: str) -> Iterator[str]:
@@ -386,9 +388,9 @@ class Kernel:
 
 
 def _barrier(pause: str) -> str:
-    """Count oneself, then wait until all have: spinning first, then leaving the core to others."""
+    """Count oneself, then wait until all have: spinning first, then leaving the core to others, counted."""
     instruction = f"call void @{pause}" if pause else ""
-    return f"""define internal void @barrier(ptr %counter, i64 %target, ptr %yield) noinline {{
+    return f"""define internal void @barrier(ptr %counter, i64 %target, ptr %yield, ptr %waits) noinline {{
 entry:
   %old = atomicrmw add ptr %counter, i64 1 acq_rel
   br label %spin
@@ -404,6 +406,7 @@ wait:
   %patient = icmp ne i64 %low, 0
   br i1 %patient, label %again, label %leave
 leave:
+  %before = atomicrmw add ptr %waits, i64 1 monotonic
   %ignored = call i32 %yield()
   br label %again
 again:

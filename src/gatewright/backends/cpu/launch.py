@@ -25,6 +25,9 @@ ELEMENTS = {torch.float32: "float", torch.float64: "double"}
 
 _LINE = 64
 
+_STATUS = ctypes.c_int64 * 3
+"""Whether the team was too small, long waits within a group, long waits of all."""
+
 _WEIGHTS = ("w_ih", "w_hh", "b_ih", "b_hh", "w_hr")
 
 
@@ -71,6 +74,7 @@ class _Prepared:
         } | fixed
         self._template = [known.get(name, 0) for name in names]
         self._rows, self._columns = self.place["row_groups"], self.place["column_groups"]
+        self._status = self.place["status"]
         self._library: engine.Library | None = None
 
     def words(self) -> ctypes.Array[ctypes.c_int64]:
@@ -90,13 +94,19 @@ class _Prepared:
         for place, offset in self._offsets:
             words[place] = address + offset
         ctypes.memset(address, 0, self._cleared)
-        count = self.grid.threads
+        count, waiting = self.grid.threads, self.grid.column_groups > 1
+        if waiting and threads.crowded():
+            count = words[self._rows] = words[self._columns] = 1
         done = threads.launch(self._library, words, count)
-        status = ctypes.c_int64.from_address(words[self.place["status"]])
-        if not done or status.value:
+        if count == 1:
+            return
+        status = _STATUS.from_address(words[self._status])
+        if not done or status[0]:
             # fewer threads than asked for: the same work on one
             words[self._rows] = words[self._columns] = 1
             threads.launch(self._library, words, 1)
+        elif waiting:
+            threads.note_waits(status[1])
 
 
 def output(steps: int, batch: int, hidden: int, dtype: torch.dtype) -> Tensor:

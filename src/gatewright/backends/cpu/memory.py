@@ -1,7 +1,7 @@
 """Memory that is used again: fresh pages cost more than the arithmetic done in them.
 
-A block goes back to the pool when the last tensor that lies in it is gone, so that a pooled tensor is like any
-other: it may be kept, viewed, saved for the gradient and dropped on any thread.
+A block goes back to the pool when the last tensor that lies in it is gone, so that a pooled tensor is like
+any other: it may be kept, viewed, saved for the gradient and dropped on any thread.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ SPARE = 1.5
 ROOM = 2
 """A block may be so many times as large as what it is taken for.
 
-With these two, steps of one shape need no fresh block after the first, and of sequences whose lengths are drawn
-from 20 to 120 one block in thirty is fresh; with 1 and 1 it is every second one."""
+With these two, steps of one shape need no fresh block after the first, and steps whose lengths are drawn from
+20 to 120 one in thirty; with 1 and 1 every second block was fresh."""
 
 
 class Block:
@@ -69,8 +69,8 @@ class Block:
 class Pool:
     """Blocks that are free.
 
-    It keeps no more than its limit, and in proportion to what was in use at once; what was not used for longest
-    goes first.
+    It keeps no more than its limit, and in proportion to what was in use at once; what was not used for
+    longest goes first.
 
     Args:
         limit: bytes that it keeps at most.
@@ -85,7 +85,7 @@ class Pool:
         self.used_bytes = self.free_bytes = 0
         self._limit = limit
         self._peak = 0
-        # by size, the size that was not used for longest first; of one size the last one back is the next to go
+        # by size, the one that was not used for longest first; of a size the last one back is the next taken
         self._free: OrderedDict[int, list[Block]] = OrderedDict()
         self._returned: deque[Block] = deque()
 
@@ -119,8 +119,8 @@ class Pool:
     def give_back(self, block: Block) -> None:
         """Keep a block for later.
 
-        Garbage collection may call this at any place, in the middle of a method of this class too, so it waits
-        for nothing: what cannot be sorted in now is sorted in by the next call.
+        Garbage collection may call this at any place, in the middle of a method of this class too, so it
+        waits for nothing: what cannot be sorted in now is sorted in by the next call.
         """
         self._returned.append(block)
         if self.lock.acquire(blocking=False):

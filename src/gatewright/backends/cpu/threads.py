@@ -9,6 +9,7 @@ import ctypes
 import os
 import sys
 import threading
+import time
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
@@ -62,6 +63,13 @@ def yield_address() -> int:
     if sys.platform == "win32":
         return _address(ctypes.windll.kernel32.SwitchToThread)
     return _address(ctypes.CDLL(None).sched_yield)
+
+
+CROWDED = 3
+"""Long waits in one call that tell that a core was taken away from one of the threads."""
+
+SHORTEST_RETREAT, LONGEST_RETREAT = 0.05, 2.0
+"""Seconds in which no threads wait for each other after that; doubled when it happens again."""
 
 
 class _Team:
@@ -119,6 +127,8 @@ class _State:
     def __init__(self) -> None:
         self.forked = False
         self.team = _Team()
+        self.crowded_until = 0.0
+        self.retreat = SHORTEST_RETREAT
 
     def after_fork(self) -> None:
         """A child has none of its parent's threads: OpenMP would wait for them for ever."""
@@ -136,6 +146,25 @@ def available() -> int:
     return 1 if _state.forked else torch.get_num_threads()
 
 
+def crowded() -> bool:
+    """Whether others have the cores at present, so that threads that wait for each other would be slow."""
+    return _state.crowded_until > 0.0 and time.monotonic() < _state.crowded_until
+
+
+def note_waits(waits: int) -> None:
+    """Learn from the long waits of a kernel whether its threads all had a core.
+
+    Args:
+        waits: how often a thread waited long for its group.
+    """
+    if waits < CROWDED:
+        return
+    now = time.monotonic()
+    again = now - _state.crowded_until < LONGEST_RETREAT
+    _state.retreat = min(2 * _state.retreat, LONGEST_RETREAT) if again else SHORTEST_RETREAT
+    _state.crowded_until = now + _state.retreat
+
+
 def launch(library: Library, words: ctypes.Array[ctypes.c_int64], threads: int) -> bool:
     """Run a kernel.
 
@@ -145,8 +174,8 @@ def launch(library: Library, words: ctypes.Array[ctypes.c_int64], threads: int) 
         threads: how many its grid has.
 
     Returns:
-        False when there were not as many threads: nothing was done. A team of OpenMP that was too small says so
-        in the kernel's status instead.
+        False when there were not as many threads: nothing was done. A team of OpenMP that was too small says
+        so in the kernel's status instead.
     """
     arguments = ctypes.addressof(words)
     if threads == 1:
