@@ -6,6 +6,7 @@ from benchmarks.parity import relative_error
 
 import gatewright as gw
 from gatewright import exp, sigmoid, tanh
+from gatewright.backends.cpu import operator as operator  # registers the operators
 from gatewright.compiler.graph import Graph
 
 

@@ -431,7 +431,7 @@ def test_a_backend_that_cannot_run_the_call_is_refused_with_the_reason():
         with pytest.raises(gw.InputError) as caught:
             call(torch.randn(4, 2, 3))
         assert caught.value.message == (
-            "backend 'torch' cannot run this call: torch: torch has no kernel for the cell 'leaky'"
+            "backend 'torch' cannot run this call: torch has no kernel for the cell 'leaky'"
         )
         assert caught.value.hint == "set layer.backend = 'auto'"
 

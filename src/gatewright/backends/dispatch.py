@@ -68,7 +68,7 @@ def route(call: Call, choice: str = "auto") -> Route:
         if reason is None:
             return Route(BACKENDS[name], refusals)
         refusals[name] = reason
-    reasons = "; ".join(f"{name}: {reason}" for name, reason in refusals.items())
+    reasons = "; ".join(refusals.values())
     raise InputError(f"backend {choice!r} cannot run this call: {reasons}", "set layer.backend = 'auto'")
 
 

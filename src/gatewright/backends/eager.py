@@ -34,7 +34,13 @@ class EagerBackend:
     def run(self, call: Call) -> Result:
         """Run the equations over the sequence; input maps are one product before the loop."""
         if call.recompute and torch.is_grad_enabled():
-            return checkpoint(self._run, call, use_reentrant=False)  # pyright: ignore[reportReturnType]
+            return checkpoint(self._run_unchanged, call, _versions(call), use_reentrant=False)  # pyright: ignore[reportReturnType]
+        return self._run(call)
+
+    def _run_unchanged(self, call: Call, versions: list[int]) -> Result:
+        if _versions(call) != versions:
+            message = "a tensor that a recomputing layer reads was changed in place before its gradient was taken"
+            raise RuntimeError(f"{message}: change a clone of it, or leave recompute off")
         return self._run(call)
 
     def _run(self, call: Call) -> Result:
@@ -61,6 +67,14 @@ class EagerBackend:
                 for n, state in zip(new, states, strict=True)
             ]
         return _joined(outputs, call), tuple(states)
+
+
+def _versions(call: Call) -> list[int]:
+    """How often each tensor that is read was changed in place; nothing else would notice."""
+    weights = call.weights
+    parameters = (weights.weight_ih, weights.weight_hh, weights.bias_ih, weights.bias_hh, weights.weight_hr)
+    tensors = [call.x, *call.states, *parameters, *weights.vectors.values()]
+    return [tensor._version for tensor in tensors if tensor is not None and not tensor.is_inference()]
 
 
 def _joined(outputs: list[Tensor], call: Call) -> Tensor:

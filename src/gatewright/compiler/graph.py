@@ -83,6 +83,10 @@ class Graph:
         # asked for at every call of a layer, and slow to compute
         object.__setattr__(self, "_hash", hash((self.nodes, self.states, self.results, self.output)))
 
+    def __reduce__(self) -> Any:
+        # the hash of text differs from process to process
+        return Graph.from_json, (self.to_json(),)
+
     def __hash__(self) -> int:
         return self._hash  # pyright: ignore[reportAttributeAccessIssue]
 

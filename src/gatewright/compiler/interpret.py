@@ -50,6 +50,6 @@ class GraphCell:
                 case operation:
                     value = OPERATIONS[operation].compute(*operands)
             values.append(value)
-        return tuple(
-            values[result].expand(states[0].shape[0], states[0].shape[1]) for result in self.graph.results
-        )
+        # that of a map, as a projected state is narrower
+        shape = getattr(x, self.graph.input_maps[0]).shape
+        return tuple(values[result].expand(shape) for result in self.graph.results)

@@ -45,7 +45,7 @@ class Recurrent(nn.Module):
         device: of the parameters.
         dtype: of the parameters.
         recompute: keep only outputs for the gradient and compute the gates again: less memory, a third more
-            arithmetic.
+            arithmetic; without effect under ``torch.compile``.
 
     Attributes:
         backend: ``"auto"``, or the name of the backend that must run.
@@ -247,11 +247,13 @@ class Recurrent(nn.Module):
         sequence = read_sequence(x, expected)
         states = read_states(None, sequence, expected)
         data, routes = sequence.data, []
+        trained = any(parameter.requires_grad for parameter in self.parameters())
         for layer in range(self.num_layers):
             for call in self._calls(data, states, layer, sequence.batch_sizes):
                 suffix = f"l{layer}_reverse" if call.reverse else f"l{layer}"
                 routes.append((suffix, call, dispatch.route(call, self._backend)))
-            data = data.new_empty(*data.shape[:-1], self.output_size * self._directions)
+            features = self.output_size * self._directions
+            data = data.new_empty(*data.shape[:-1], features).requires_grad_(data.requires_grad or trained)
         return routes
 
     def flatten_parameters(self) -> None:

@@ -96,7 +96,9 @@ class _Prepared:
         ctypes.memset(address, 0, self._cleared)
         count, waiting = self.grid.threads, self.grid.column_groups > 1
         if waiting and threads.crowded():
-            count = words[self._rows] = words[self._columns] = 1
+            # rows of the batch may stay divided: those threads do not wait for each other in a step
+            count, waiting = self.grid.row_groups, False
+            words[self._columns] = 1
         done = threads.launch(self._library, words, count)
         if count == 1:
             return
@@ -109,9 +111,9 @@ class _Prepared:
             threads.note_waits(status[1])
 
 
-def output(steps: int, batch: int, hidden: int, dtype: torch.dtype) -> Tensor:
-    """An uninitialised output ``[T, B, H]``."""
-    return memory.tensor((steps, batch, hidden), dtype)
+def output(steps: int, batch: int, features: int, dtype: torch.dtype) -> Tensor:
+    """An uninitialised sequence ``[T, B, features]``."""
+    return memory.tensor((steps, batch, features), dtype)
 
 
 def kept_widths(plan: Schedule, hidden: int, projected: bool) -> tuple[int, ...]:
@@ -128,7 +130,7 @@ class Forward(_Prepared):
 
     def __init__(self, cell: Graph, dtype: torch.dtype, shape: Shape, count: int, training: bool) -> None:
         plan, vectors = schedule(cell), engine.machine().vectors(ELEMENTS[dtype])
-        graph, projected = plan.graph, shape.P != shape.H
+        graph, projected = plan.graph, shape.projected
         grid = tiling.choose_grid(plan, vectors, shape, count)
         self.tiles = tiles = tiling.forward_tiles(plan, vectors, shape, grid)
         self.plan, self.shape, self.dtype, self.training = plan, shape, dtype, training
@@ -147,10 +149,8 @@ class Forward(_Prepared):
                 areas[f"packed_{number}"] = _packed(one, vectors, shape.P, shape.H)
         if projected:
             areas["packed_hr"] = _packed(tiles.projection, vectors, shape.H, shape.P)
-        self.output = graph.state_index(graph.output)
-        self.others = [s for s in range(len(graph.states)) if s != self.output]
         if not training:
-            turning = [f"history_{number}" for number in self.others] + ["hidden"] * projected
+            turning = [f"history_{graph.state_index(name)}" for name in graph.states if name != graph.output] + ["hidden"] * projected
             areas |= dict.fromkeys(turning, 2 * state)
         self.zeros = _zeros(dtype, max(shape.P, shape.H) + vectors.lanes)
         fixed = {
@@ -175,7 +175,7 @@ class Forward(_Prepared):
         final = [torch.empty_like(state) for state in operands.states]
         kept: tuple[Tensor, ...] = ()
         if self.training:
-            widths = kept_widths(self.plan, shape.H, shape.P != shape.H)
+            widths = kept_widths(self.plan, shape.H, shape.projected)
             kept = tuple(output(shape.T, shape.B, width, self.dtype) for width in widths)
             set_kept(words, place, self.plan, kept)
         set_sequence(words, place, "x", operands.x, reverse)
@@ -196,7 +196,7 @@ class Backward(_Prepared):
 
     def __init__(self, cell: Graph, dtype: torch.dtype, shape: Shape, count: int) -> None:
         plan, vectors = schedule(cell), engine.machine().vectors(ELEMENTS[dtype])
-        projected = shape.P != shape.H
+        projected = shape.projected
         grid = tiling.choose_grid(plan, vectors, shape, count)
         tiles = tiling.backward_tiles(plan, vectors, shape, grid)
         self.plan, self.shape, self.dtype = plan, shape, dtype
@@ -225,9 +225,7 @@ class Backward(_Prepared):
         for number, direct in enumerate(plan.derivative.states):
             if direct is not None:
                 areas[f"carry_{number}"] = state
-        self.output = plan.graph.state_index(plan.graph.output)
-        self.others = [s for s in range(len(plan.graph.states)) if s != self.output]
-        self.zeros = _zeros(dtype, max(shape.B * shape.H, shape.I) + vectors.lanes)
+        self.zeros = _zeros(dtype, shape.B * shape.H + vectors.lanes)
         fixed = {
             "T": shape.T, "B": shape.B, "H": shape.H, "I": shape.I, "P": shape.P, "chunk": chunk,
             "zeros": self.zeros.data_ptr(),
@@ -335,13 +333,13 @@ def _signature(graph: Graph) -> str:
 
 @lru_cache(maxsize=1024)
 def forward(
-    graph: Graph, dtype: torch.dtype, sizes: tuple[int, int, int, int, int], count: int, training: bool
+    graph: Graph, dtype: torch.dtype, sizes: tuple[int, int, int, int, int, bool], count: int, training: bool
 ) -> Forward:
-    """The forward call of a cell for T, B, I, H, P on so many threads, made ready."""
+    """The forward call of a cell for the sizes of ``Shape`` on so many threads, made ready."""
     return Forward(graph, dtype, Shape(*sizes), count, training)
 
 
 @lru_cache(maxsize=1024)
-def backward(graph: Graph, dtype: torch.dtype, sizes: tuple[int, int, int, int, int], count: int) -> Backward:
-    """The backward call of a cell for T, B, I, H, P on so many threads, made ready."""
+def backward(graph: Graph, dtype: torch.dtype, sizes: tuple[int, int, int, int, int, bool], count: int) -> Backward:
+    """The backward call of a cell for the sizes of ``Shape`` on so many threads, made ready."""
     return Backward(graph, dtype, Shape(*sizes), count)

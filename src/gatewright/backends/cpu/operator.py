@@ -1,6 +1,7 @@
 """The kernels as operators registered with torch, for where torch traces a program instead of running it.
 
-They take the cell as text, so that an exported program needs nothing but this package to be run.
+They take the cell as text, so that an exported program needs nothing but this package to be run; whoever loads
+one imports this module first. It is not loaded with the package because torch's tracer takes a second to load.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from gatewright.backends.cpu.sequence import (
     graph_of,
     hoisted,
     operands_of,
+    records_gradient,
     wanted,
 )
 from gatewright.compiler.schedule import schedule
@@ -83,12 +85,13 @@ def sequence_backward(
     gradients: Sequence[Tensor],
     cell: str,
     reverse: bool,
+    need_dx: bool,
 ) -> list[Tensor]:
-    """The gradients by the operands, in their order; empty where an operand is missing."""
+    """The gradients by the operands, in their order; empty where there is none."""
     operands = Operands(x, (weight_ih, weight_hh, bias_ih, bias_hh, weight_hr), tuple(vectors), tuple(states))
     given = Pass(found[0], (), tuple(found[1:]))
-    d = backward_pass(graph_of(cell), reverse, operands, given, gradients, True)
-    d = wanted(d, operands.flat(), True)
+    d = backward_pass(graph_of(cell), reverse, operands, given, gradients, need_dx)
+    d = wanted(d, operands.flat(), need_dx)
     return [x.new_empty(0) if gradient is None else gradient for gradient in d]
 
 
@@ -106,12 +109,11 @@ def _(
     gradients: Sequence[Tensor],
     cell: str,
     reverse: bool,
+    need_dx: bool,
 ) -> list[Tensor]:
     flat = (x, weight_ih, weight_hh, bias_ih, bias_hh, weight_hr, *vectors, *states)
-    return [
-        x.new_empty(0) if t is None else torch.empty_like(t, memory_format=torch.contiguous_format)
-        for t in flat
-    ]
+    d = [None if t is None else torch.empty_like(t, memory_format=torch.contiguous_format) for t in flat]
+    return [x.new_empty(0) if t is None else t for t in (d[0] if need_dx else None, *d[1:])]
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
@@ -130,10 +132,12 @@ def _gradients(ctx: Any, gradients: Sequence[Tensor | None]) -> tuple[Any, ...]:
         torch.zeros_like(result) if gradient is None else gradient
         for gradient, result in zip(gradients[: 1 + ctx.states], results, strict=True)
     ]
+    need_dx = ctx.needs_input_grad[0]
     d = torch.ops.gatewright.sequence_backward(
-        operands.x, *operands.weights, operands.vectors, operands.states, found, given, ctx.cell, ctx.reverse
-    )
-    given = (operands.x, *operands.weights)
+        operands.x, *operands.weights, operands.vectors, operands.states, found, given, ctx.cell, ctx.reverse,
+        need_dx,
+    )  # fmt: skip
+    given = (operands.x if need_dx else None, *operands.weights)
     maps = [None if t is None else g for g, t in zip(d[: 1 + WEIGHTS], given, strict=True)]
     rest = d[1 + WEIGHTS :]
     return *maps, rest[: ctx.vectors], rest[ctx.vectors :], None, None, None
@@ -155,7 +159,7 @@ def machine_refusal() -> str | None:
 def run(call: Call) -> Result:
     """A call as an operator."""
     operands = operands_of(call, hoist)
-    training = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in operands.flat())
+    training = records_gradient(operands)
     found = torch.ops.gatewright.sequence(
         operands.x, *operands.weights, operands.vectors, operands.states, call.cell.serialized, call.reverse,
         training,

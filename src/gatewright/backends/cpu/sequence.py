@@ -48,20 +48,27 @@ class Operands(NamedTuple):
 
     def readable(self) -> Operands:
         """As the kernels read them: no gaps between features, something where a weight is missing."""
-        x = self.x if self.x.stride(2) == 1 else self.x.contiguous()
+        x = self.x.resolve_neg()
+        x = x if x.stride(2) == 1 else x.contiguous()
         weight_ih, weight_hh, bias_ih, bias_hh, weight_hr = self.weights
         weight_hh = x.new_empty(0) if weight_hh is None else weight_hh
         bias_ih = x.new_zeros(len(weight_ih)) if bias_ih is None else bias_ih
         bias_hh = x.new_zeros(len(weight_hh)) if bias_hh is None else bias_hh
         weight_hr = x.new_empty(0) if weight_hr is None else weight_hr
-        weights = tuple(w.contiguous() for w in (weight_ih, weight_hh, bias_ih, bias_hh, weight_hr))
-        vectors = tuple(vector.contiguous() for vector in self.vectors)
-        return Operands(x, weights, vectors, tuple(state.contiguous() for state in self.states))
+        weights = tuple(_plain(w) for w in (weight_ih, weight_hh, bias_ih, bias_hh, weight_hr))
+        vectors = tuple(_plain(vector) for vector in self.vectors)
+        return Operands(x, weights, vectors, tuple(_plain(state) for state in self.states))
 
-    def sizes(self, graph: Graph) -> tuple[int, int, int, int, int]:
-        """T, B, I, H and P."""
+    def sizes(self, graph: Graph) -> tuple[int, int, int, int, int, bool]:
+        """T, B, I, H, P, and whether the output is projected."""
         hidden = self.weights[0].shape[0] // len(graph.input_maps)
-        return *self.x.shape, hidden, self.states[graph.state_index(graph.output)].shape[1]
+        width = self.states[graph.state_index(graph.output)].shape[1]
+        return *self.x.shape, hidden, width, self.weights[4] is not None
+
+
+def _plain(tensor: Tensor) -> Tensor:
+    """A tensor whose memory is its values, one behind the other."""
+    return tensor.resolve_neg().contiguous()
 
 
 class Pass(NamedTuple):
@@ -70,7 +77,8 @@ class Pass(NamedTuple):
     Attributes:
         y: the output.
         final: the final states.
-        kept: the saved nodes, when there are any, then the values of the states that are no output.
+        kept: the saved nodes, when there are any, then the values of the states that are no output, then the
+            output before it is projected.
     """
 
     y: Tensor
@@ -101,13 +109,17 @@ def operands_of(call: Call, hoist: Callable[..., tuple[Tensor, ...]] = hoisted) 
     return Operands(call.x, maps, vectors, call.states)
 
 
+def records_gradient(operands: Operands) -> bool:
+    """Whether autograd will ask for gradients of a call."""
+    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in operands.flat())
+
+
 def run(call: Call) -> Result:
     """Run a call on the kernels."""
     operands = operands_of(call)
-    flat = operands.flat()
-    if torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in flat):
+    if records_gradient(operands):
         function = _Recomputed if call.recompute else _Sequence
-        y, *final = function.apply(call.cell.graph, call.reverse, len(operands.vectors), *flat)
+        y, *final = function.apply(call.cell.graph, call.reverse, len(operands.vectors), *operands.flat())
         return y, tuple(final)
     found = forward_pass(call.cell.graph, call.reverse, operands, training=False)
     return found.y, found.final
@@ -116,7 +128,8 @@ def run(call: Call) -> Result:
 def describe(call: Call) -> tuple[str, ...]:
     """How a call runs, in words."""
     operands = operands_of(call)
-    training = torch.is_grad_enabled() and not call.recompute
+    gradient = records_gradient(operands)
+    training = gradient and not call.recompute
     plan, host = schedule(call.cell.graph), engine.machine()
     prepared = launch.forward(*_key(call.cell.graph, operands), training)
     grid, lanes = prepared.grid, host.vectors(launch.ELEMENTS[call.x.dtype]).lanes
@@ -124,10 +137,10 @@ def describe(call: Call) -> tuple[str, ...]:
     split += [f"{grid.column_groups} over the columns, a barrier a stage"] if grid.column_groups > 1 else []
     tiles = ", ".join(f"{t.rows} x {t.blocks * lanes} x {t.maps}" for t in prepared.tiles.stages if t.maps)
     hidden = prepared.shape.H
-    count = len(launch.kept_widths(plan, 1, hidden != prepared.shape.P)) if training else 0
+    count = len(launch.kept_widths(plan, 1, prepared.shape.projected)) if training else 0
     count = count and count - bool(plan.saved) + len(plan.saved)
     kept = f"{count} x {hidden} values a time step and row" if count else "nothing"
-    again = ", gates are computed again" if call.recompute else ""
+    again = ", gates are computed again" if gradient and call.recompute else ""
     return (
         f"{host.instruction_set}, {lanes} x {str(call.x.dtype).removeprefix('torch.')}",
         f"threads: {grid.threads}" + (f" ({', '.join(split)})" if split else ""),
@@ -139,10 +152,10 @@ def describe(call: Call) -> tuple[str, ...]:
 
 def kernel_source(call: Call) -> str:
     """LLVM's text of the forward kernel and, where gradients are recorded, of the backward kernel."""
-    training = torch.is_grad_enabled()
-    key = _key(call.cell.graph, operands_of(call))
-    kernels = {"forward kernel": launch.forward(*key, training)}
-    if training:
+    operands = operands_of(call)
+    gradient, key = records_gradient(operands), _key(call.cell.graph, operands)
+    kernels = {"forward kernel": launch.forward(*key, gradient)}
+    if gradient:
         kernels["backward kernel"] = launch.backward(*key)
     return "\n\n".join(f"; {name}\n{kernel.source()}" for name, kernel in kernels.items())
 
@@ -161,24 +174,24 @@ def forward_pass(
         reverse: run from the last step to the first.
         operands: what it reads.
         training: keep what the gradient needs.
-        y: where the output is to stand, ``[T, B, H]``, or None.
+        y: where the output is to stand, ``[T, B, P]``, or None.
 
     Returns:
         Output, final states and what was kept.
     """
-    operands = operands.readable()
     if 0 in operands.x.shape[:2]:
         return _empty_pass(graph, operands, training)
-    return Pass(*launch.forward(*_key(graph, operands), training)(reverse, operands, y))
+    prepared = launch.forward(*_key(graph, operands), training)
+    return Pass(*prepared(reverse, operands.readable(), y))
 
 
 def _empty_pass(graph: Graph, operands: Operands, training: bool) -> Pass:
     """No steps or no rows: the states are handed through."""
-    steps, batch, _, hidden, projected = operands.sizes(graph)
-    widths = launch.kept_widths(schedule(graph), hidden, hidden != projected) if training else ()
-    kept = tuple(operands.x.new_empty(steps, batch, width) for width in widths)
+    shape = launch.Shape(*operands.sizes(graph))
+    widths = launch.kept_widths(schedule(graph), shape.H, shape.projected) if training else ()
+    kept = tuple(operands.x.new_empty(shape.T, shape.B, width) for width in widths)
     final = tuple(state.clone() for state in operands.states)
-    return Pass(operands.x.new_empty(steps, batch, projected), final, kept)
+    return Pass(operands.x.new_empty(shape.T, shape.B, shape.P), final, kept)
 
 
 def backward_pass(
@@ -203,20 +216,21 @@ def backward_pass(
         The gradients by the operands; that by ``x`` is empty when it is not wanted, and there are gradients
         of weights that are missing, to be left aside.
     """
-    operands = operands.readable()
+    key, operands = _key(graph, operands), operands.readable()
     dy, *dfinal = gradients
     if 0 in operands.x.shape[:2]:
         states = zip(operands.states, dfinal, strict=True)
         first = tuple(torch.zeros_like(state) if d is None else d.clone() for state, d in states)
         zero = [torch.zeros_like(tensor) for tensor in (operands.x, *operands.weights, *operands.vectors)]
         return Operands.of([*zero, *first], len(operands.vectors))
+    dy = None if dy is None else dy.resolve_neg()
     if dy is not None and not any(dy.stride()):
         # the gradient of a sum: one number, expanded; a row of it is enough
         dy = dy[:1, :1].contiguous().expand(dy.shape)
     elif dy is not None and dy.stride(2) != 1:
         dy = dy.contiguous()
-    dfinal = [None if d is None else d.contiguous() for d in dfinal]
-    prepared = launch.backward(*_key(graph, operands))
+    dfinal = [None if d is None else _plain(d) for d in dfinal]
+    prepared = launch.backward(*key)
     return Operands(*prepared(reverse, operands, found, dy, dfinal, need_dx))
 
 
@@ -257,7 +271,7 @@ class _Recomputed(torch.autograd.Function):
     def forward(ctx: Any, graph: Graph, reverse: bool, vectors: int, *flat: Tensor | None) -> Any:
         operands = Operands.of(flat, vectors)
         x, states = operands.x, operands.states
-        y = launch.output(x.shape[0], x.shape[1], operands.sizes(graph)[-1], x.dtype)
+        y = launch.output(x.shape[0], x.shape[1], operands.sizes(graph)[4], x.dtype)
         first = []
         for part in _segments(x.shape[0], reverse):
             first.append(states)
@@ -266,7 +280,7 @@ class _Recomputed(torch.autograd.Function):
         ctx.graph, ctx.reverse, ctx.vectors, ctx.count = graph, reverse, vectors, len(flat)
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(*flat, *(state for row in first[1:] for state in row))
-        return y, *(state.clone() if any(state is s for s in operands.states) else state for state in states)
+        return y, *states
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Any, ...]:
@@ -310,10 +324,12 @@ def through_equations(
 ) -> list[Tensor | None]:
     """Gradients that can be differentiated again: those of the equations, run step by step."""
     lowered = schedule(graph).graph
-    vectors = dict(zip(lowered.vector_weights, operands.vectors, strict=True))
-    weights = Weights(*operands.weights, vectors)
-    flat = operands.flat()
     with torch.enable_grad():
+        # each operand under a name of its own: what leads from one to another is autograd's to follow
+        flat = [None if tensor is None else tensor.view_as(tensor) for tensor in operands.flat()]
+        operands = Operands.of(flat, len(operands.vectors))
+        vectors = dict(zip(lowered.vector_weights, operands.vectors, strict=True))
+        weights = Weights(*operands.weights, vectors)
         call = Call(GraphCell(lowered), operands.x, weights, operands.states, reverse)
         y, final = EagerBackend().run(call)
         results = [(o, g) for o, g in zip((y, *final), gradients, strict=True) if g is not None]

@@ -33,13 +33,14 @@ FEWEST_TOKENS = 256
 
 @dataclass(frozen=True)
 class Shape:
-    """The sizes of a call."""
+    """The sizes of a call, and whether its output is projected from ``H`` to ``P``."""
 
     T: int
     B: int
     I: int  # noqa: E741 - the field's own letter
     H: int
     P: int
+    projected: bool = False
 
 
 @dataclass(frozen=True)
