@@ -53,9 +53,10 @@ def make_call(
     *,
     bias: bool = True,
     reverse: bool = False,
+    projected: int = 0,
     seed: int = 0,
 ) -> Call:
-    """A call of random numbers; everything requires a gradient."""
+    """A call of random numbers, its output projected to some features or not; all require a gradient."""
     generator = torch.Generator().manual_seed(seed)
 
     def normal(*shape: int, scale: float = 1.0) -> Tensor:
@@ -64,15 +65,18 @@ def make_call(
 
     graph, hidden = cell.graph, sizes.H
     rows, recurrent = len(graph.input_maps) * hidden, len(graph.recurrent_maps) * hidden
+    width = projected or hidden
     weights = Weights(
         weight_ih=normal(rows, sizes.I, scale=sizes.I**-0.5),
-        weight_hh=normal(recurrent, hidden, scale=hidden**-0.5) if recurrent else None,
+        weight_hh=normal(recurrent, width, scale=width**-0.5) if recurrent else None,
         bias_ih=normal(rows) if bias else None,
         bias_hh=normal(recurrent) if bias and recurrent else None,
+        weight_hr=normal(projected, hidden, scale=hidden**-0.5) if projected else None,
         vectors={name: normal(hidden) for name in graph.vector_weights},
     )
+    widths = [width if state == graph.output else hidden for state in graph.states]
     # some cells need states that are not negative
-    states = tuple(normal(sizes.B, hidden, scale=0.5).detach().abs().requires_grad_() for _ in graph.states)
+    states = tuple(normal(sizes.B, w, scale=0.5).detach().abs().requires_grad_() for w in widths)
     return Call(cell, normal(sizes.T, sizes.B, sizes.I), weights, states, reverse)
 
 
@@ -86,9 +90,9 @@ def random_call(seed: int, dtype: torch.dtype) -> Call:
     pick = random.Random(seed).choice
     sizes = Sizes(T=pick(STEPS), B=pick(BATCHES), I=pick(INPUTS), H=pick(HIDDEN))
     cell = random_cell(seed, layer_norm=seed % 3 == 0)
-    return make_call(
-        cell, sizes, dtype, bias=pick((True, True, False)), reverse=pick((True, False)), seed=seed
-    )
+    bias, reverse = pick((True, True, False)), pick((True, False))
+    projected = pick((0, 1, sizes.H // 2, sizes.H - 1)) if cell.graph.projectable and sizes.H > 1 else 0
+    return make_call(cell, sizes, dtype, bias=bias, reverse=reverse, projected=projected, seed=seed)
 
 
 def changed(call: Call, change: Any) -> Call:
@@ -117,6 +121,7 @@ def leaves(call: Call) -> dict[str, Tensor]:
         "weight_hh": weights.weight_hh,
         "bias_ih": weights.bias_ih,
         "bias_hh": weights.bias_hh,
+        "weight_hr": weights.weight_hr,
         **{f"w.{name}": vector for name, vector in weights.vectors.items()},
         **dict(zip(call.cell.graph.states, call.states, strict=True)),
     }

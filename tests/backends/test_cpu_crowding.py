@@ -1,5 +1,7 @@
 """Threads that wait for each other give way when others have the cores."""
 
+import time
+
 import pytest
 import torch
 
@@ -18,7 +20,7 @@ def two_threads():
 def clock(monkeypatch):
     """A clock that a test turns, and no memory of earlier crowding."""
     now = [1000.0]
-    monkeypatch.setattr(threads.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
     monkeypatch.setattr(threads._state, "crowded_until", 0.0)
     monkeypatch.setattr(threads._state, "retreat", threads.SHORTEST_RETREAT)
     return now

@@ -70,7 +70,8 @@ def test_the_operator_keeps_torchs_rules(cell):
 
     arguments = (
         random(4, 2, inputs), random(len(graph.input_maps) * hidden, inputs),
-        random(len(graph.recurrent_maps) * hidden, hidden), random(len(graph.input_maps) * hidden), None, None,
+        random(len(graph.recurrent_maps) * hidden, hidden), random(len(graph.input_maps) * hidden),
+        None, None,
         [random(hidden) for _ in graph.vector_weights], [random(2, hidden) for _ in graph.states],
         chosen.serialized, False, True,
     )  # fmt: skip
@@ -93,7 +94,9 @@ def test_gates_computed_again_change_nothing(steps, reverse):
     x = torch.randn(steps, 2, 3, dtype=torch.float64, requires_grad=True)
     if steps:
         assert "gates are computed again" in gw.explain(again, x)
-    for actual, expected in zip(outputs_and_gradients(again, x), outputs_and_gradients(plain, x), strict=True):
+    for actual, expected in zip(
+        outputs_and_gradients(again, x), outputs_and_gradients(plain, x), strict=True
+    ):
         if expected.numel() and expected.abs().max() > 0:
             assert relative_error(actual, expected) <= 1e-10
         else:

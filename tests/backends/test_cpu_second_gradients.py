@@ -18,7 +18,8 @@ def twice_used(x, U, w, h):
 def first_and_second(layer, x, states):
     results = layer(x, states)[0]
     first = torch.autograd.grad(results.square().sum(), [x, *layer.parameters()], create_graph=True)
-    second = torch.autograd.grad(sum(g.square().sum() for g in first), [x, *layer.parameters()])
+    total = torch.stack([gradient.square().sum() for gradient in first]).sum()
+    second = torch.autograd.grad(total, [x, *layer.parameters()])
     return [*first, *second]
 
 

@@ -58,9 +58,7 @@ def test_a_backend_that_is_passed_over_gives_its_reason():
         "torch": "torch has no kernel for the cell 'two_stages'",
     }
     assert route(make_call(two_stages), "eager").refusals == {}
-    with pytest.raises(
-        gw.InputError, match="backend 'torch' cannot run this call: torch has no kernel"
-    ):
+    with pytest.raises(gw.InputError, match="backend 'torch' cannot run this call: torch has no kernel"):
         run(make_call(two_stages), "torch")
 
 

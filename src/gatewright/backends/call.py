@@ -44,7 +44,8 @@ class Call:
         states: the initial value of each state, ``[B, H]`` (``[B, P]`` for a projected output).
         reverse: run from the last step to the first; outputs stand where their inputs stand.
         batch_sizes: for a packed sequence, how many rows are active at each step, never growing.
-        recompute: keep outputs only for the gradient, and compute the rest again; no effect where torch traces.
+        recompute: keep outputs only for the gradient, and compute the rest again; no effect where torch
+            traces.
     """
 
     cell: Cell | GraphCell

@@ -39,7 +39,9 @@ class EagerBackend:
 
     def _run_unchanged(self, call: Call, versions: list[int]) -> Result:
         if _versions(call) != versions:
-            message = "a tensor that a recomputing layer reads was changed in place before its gradient was taken"
+            message = (
+                "a tensor that a recomputing layer reads was changed in place before its gradient was taken"
+            )
             raise RuntimeError(f"{message}: change a clone of it, or leave recompute off")
         return self._run(call)
 

@@ -93,6 +93,34 @@ def test_a_random_cell_gives_what_its_equations_give(seed):
     assert passes, (call.cell, errors, own)
 
 
+@pytest.mark.parametrize(
+    ("sizes", "projected", "reverse"),
+    [
+        (Sizes(T=5, B=3, I=4, H=7), 3, False),
+        (Sizes(T=5, B=19, I=17, H=33), 16, True),
+        (Sizes(T=37, B=2, I=1, H=16), 1, False),
+        (Sizes(T=2, B=9, I=4, H=18), 17, True),
+        (Sizes(T=20, B=17, I=5, H=49), 40, False),
+    ],
+)
+def test_a_projected_output(sizes, projected, reverse):
+    for name, dtype in (("lstm", torch.float64), ("rnn_tanh", torch.float32)):
+        call = make_call(gw.CATALOGUE[name], sizes, dtype, projected=projected, reverse=reverse)
+        assert_parity(call)
+        expected = run(call, "cpu")[0]
+        with torch.no_grad():
+            assert torch.equal(run(call, "cpu")[0], expected)
+
+
+@pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
+@pytest.mark.parametrize("name", ["gru", "peephole_lstm", "handed_on"])
+def test_gates_that_are_computed_again(name, reverse):
+    call = make_call(CELLS[name], Sizes(T=37, B=3, I=4, H=7), reverse=reverse)
+    assert_parity(replace(call, recompute=True))
+    projected = make_call(gw.CATALOGUE["lstm"], Sizes(T=20, B=3, I=4, H=7), projected=5, reverse=reverse)
+    assert_parity(replace(projected, recompute=True))
+
+
 @pytest.mark.parametrize("name", CELLS)
 def test_inference_gives_the_bits_of_training(name):
     for sizes, dtype in (

@@ -97,6 +97,14 @@ def test_no_way_to_share_the_work_changes_a_bit(force_grid, name):
         assert_same_bits(results(call, "cpu"), expected)
 
 
+def test_a_projection_is_shared_as_well(team, force_grid):
+    call = make_call(CELLS["lstm"], SIZES, projected=21)
+    expected = on_one_thread(call)
+    for grid in (Grid(2, 1), Grid(1, 2)):
+        force_grid(grid)
+        assert_same_bits(results(call, "cpu"), expected)
+
+
 def test_a_large_call_is_shared_and_a_small_one_is_not():
     assert "threads: 2" in gw.explain(gw.GRU(64, 128), torch.randn(100, 64, 64))
     assert "threads: 1" in gw.explain(gw.GRU(8, 8), torch.randn(2, 1, 8))

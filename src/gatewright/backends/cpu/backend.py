@@ -10,7 +10,6 @@ from torch import Tensor
 from gatewright.backends.call import Call, Result
 from gatewright.backends.cpu import engine, launch, sequence
 
-
 _PLAIN = (torch.Tensor, torch.nn.Parameter)
 
 

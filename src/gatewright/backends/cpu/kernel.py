@@ -352,7 +352,7 @@ class Kernel:
         """Call a product for the own rows of all steps, with as many rows at once as can be.
 
         Args:
-            left: the left operand: pointer to the first step and row of the batch, stride of a step, of a row.
+            left: the left operand: pointer to the first step and row, stride of a step, stride of a row.
             right: the same of the result.
             steps: how many.
             call: given the left pointer, its row stride, the rows, the right pointer and its row stride.

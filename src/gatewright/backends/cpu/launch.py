@@ -150,7 +150,9 @@ class Forward(_Prepared):
         if projected:
             areas["packed_hr"] = _packed(tiles.projection, vectors, shape.H, shape.P)
         if not training:
-            turning = [f"history_{graph.state_index(name)}" for name in graph.states if name != graph.output] + ["hidden"] * projected
+            turning = [
+                f"history_{graph.state_index(name)}" for name in graph.states if name != graph.output
+            ] + ["hidden"] * projected
             areas |= dict.fromkeys(turning, 2 * state)
         self.zeros = _zeros(dtype, max(shape.P, shape.H) + vectors.lanes)
         fixed = {
@@ -340,6 +342,8 @@ def forward(
 
 
 @lru_cache(maxsize=1024)
-def backward(graph: Graph, dtype: torch.dtype, sizes: tuple[int, int, int, int, int, bool], count: int) -> Backward:
+def backward(
+    graph: Graph, dtype: torch.dtype, sizes: tuple[int, int, int, int, int, bool], count: int
+) -> Backward:
     """The backward call of a cell for the sizes of ``Shape`` on so many threads, made ready."""
     return Backward(graph, dtype, Shape(*sizes), count)

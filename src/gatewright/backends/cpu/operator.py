@@ -1,7 +1,7 @@
 """The kernels as operators registered with torch, for where torch traces a program instead of running it.
 
-They take the cell as text, so that an exported program needs nothing but this package to be run; whoever loads
-one imports this module first. It is not loaded with the package because torch's tracer takes a second to load.
+They take the cell as text, so that an exported program needs nothing but this package to be run; whoever
+loads one imports this module first. It is not loaded with the package, because torch's tracer takes a second.
 """
 
 from __future__ import annotations
@@ -146,7 +146,7 @@ def _gradients(ctx: Any, gradients: Sequence[Tensor | None]) -> tuple[Any, ...]:
 torch.library.register_autograd("gatewright::sequence", _gradients, setup_context=_keep)
 
 
-hoist = torch.compiler.allow_in_graph(hoisted)
+hoist: Any = torch.compiler.allow_in_graph(hoisted)
 """One operation to a tracer, which would trace the compiler otherwise."""
 
 

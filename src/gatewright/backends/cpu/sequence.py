@@ -15,6 +15,7 @@ from torch import Tensor
 
 from gatewright.backends.call import Call, Result, Weights
 from gatewright.backends.cpu import engine, launch, threads
+from gatewright.backends.cpu.tiling import Shape
 from gatewright.backends.eager import EagerBackend
 from gatewright.compiler.graph import Graph
 from gatewright.compiler.interpret import GraphCell
@@ -32,7 +33,7 @@ class Operands(NamedTuple):
     """What a pass reads, as ``Call`` has it, with the vector weights of the lowered graph."""
 
     x: Tensor
-    weights: tuple[Tensor, Tensor | None, Tensor | None, Tensor | None, Tensor | None]
+    weights: Any  # weight_ih, then weight_hh, bias_ih, bias_hh and weight_hr, of which any may be None
     vectors: tuple[Tensor, ...]
     states: tuple[Tensor, ...]
 
@@ -63,7 +64,8 @@ class Operands(NamedTuple):
         """T, B, I, H, P, and whether the output is projected."""
         hidden = self.weights[0].shape[0] // len(graph.input_maps)
         width = self.states[graph.state_index(graph.output)].shape[1]
-        return *self.x.shape, hidden, width, self.weights[4] is not None
+        steps, batch, features = self.x.shape
+        return steps, batch, features, hidden, width, self.weights[4] is not None
 
 
 def _plain(tensor: Tensor) -> Tensor:
@@ -154,7 +156,7 @@ def kernel_source(call: Call) -> str:
     """LLVM's text of the forward kernel and, where gradients are recorded, of the backward kernel."""
     operands = operands_of(call)
     gradient, key = records_gradient(operands), _key(call.cell.graph, operands)
-    kernels = {"forward kernel": launch.forward(*key, gradient)}
+    kernels: dict[str, launch.Forward | launch.Backward] = {"forward kernel": launch.forward(*key, gradient)}
     if gradient:
         kernels["backward kernel"] = launch.backward(*key)
     return "\n\n".join(f"; {name}\n{kernel.source()}" for name, kernel in kernels.items())
@@ -187,7 +189,7 @@ def forward_pass(
 
 def _empty_pass(graph: Graph, operands: Operands, training: bool) -> Pass:
     """No steps or no rows: the states are handed through."""
-    shape = launch.Shape(*operands.sizes(graph))
+    shape = Shape(*operands.sizes(graph))
     widths = launch.kept_widths(schedule(graph), shape.H, shape.projected) if training else ()
     kept = tuple(operands.x.new_empty(shape.T, shape.B, width) for width in widths)
     final = tuple(state.clone() for state in operands.states)
@@ -293,7 +295,7 @@ class _Recomputed(torch.autograd.Function):
         count, x, need_dx = len(operands.states), operands.x, ctx.needs_input_grad[3]
         between = stored[ctx.count :]
         first = [operands.states, *(between[i : i + count] for i in range(0, len(between), count))]
-        total: list[Tensor | None] = [None] * len(flat)
+        total: list[Any] = [None] * len(flat)
         parts = _segments(x.shape[0], ctx.reverse)
         dx = torch.empty_like(x) if need_dx else None
         for part, states in reversed(list(zip(parts, first, strict=True))):
