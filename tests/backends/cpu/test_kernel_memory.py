@@ -182,6 +182,7 @@ def test_threads_get_different_blocks():
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
 def test_a_forked_child_has_blocks_of_its_own():
     tensor = memory.tensor((1 << 20,), torch.float32)
     tensor.fill_(1)

@@ -11,7 +11,7 @@ from test_expressive_cells import CELLS as EXPRESSIVE
 
 import gatewright as gw
 from gatewright import layer_norm, sigmoid, tanh
-from gatewright.backends.cpu import launch, memory
+from gatewright.backends.cpu import launch, memory, tiling
 from gatewright.backends.dispatch import run
 
 RANDOM_CELLS = int(os.environ.get("GATEWRIGHT_RANDOM_CELLS", "60"))
@@ -63,6 +63,12 @@ SIZES = (
     Sizes(T=1, B=9, I=17, H=1),
     Sizes(T=5, B=3, I=4, H=32),
 )
+
+
+def forget():
+    """Make calls ready anew."""
+    launch.forward.cache_clear()
+    launch.backward.cache_clear()
 
 
 def assert_parity(call, used=None):
@@ -119,6 +125,37 @@ def test_gates_that_are_computed_again(name, reverse):
     assert_parity(replace(call, recompute=True))
     projected = make_call(gw.CATALOGUE["lstm"], Sizes(T=20, B=3, I=4, H=7), projected=5, reverse=reverse)
     assert_parity(replace(projected, recompute=True))
+
+
+@pytest.mark.parametrize("chunk", ["one_step", "some_steps"])
+@pytest.mark.parametrize("name", ["gru", "lem", "peephole_lstm", "layer_norm_gru", "handed_on", "mingru"])
+def test_a_sequence_of_several_chunks(monkeypatch, name, chunk):
+    """Input maps and gradients of weights are computed for some steps at once: here for as few as can be."""
+    call = make_call(CELLS[name], Sizes(T=7, B=9, I=3, H=7))
+    forward, backward = call.states[0].nbytes * len(call.cell.graph.input_maps), call.states[0].nbytes * 10
+    tokens = 3 * 9 if chunk == "some_steps" else 1
+    monkeypatch.setattr(tiling, "FORWARD_CHUNK", 3 * forward if chunk == "some_steps" else 1)
+    monkeypatch.setattr(tiling, "BACKWARD_CHUNK", 3 * backward if chunk == "some_steps" else 1)
+    monkeypatch.setattr(tiling, "FEWEST_TOKENS", tokens)
+    forget()
+    try:
+        assert_parity(call)
+    finally:
+        forget()
+
+
+def test_what_is_not_finite_stays_in_its_row():
+    call = make_call(CELLS["layer_norm_lstm"], Sizes(T=5, B=9, I=3, H=7))
+    others = [row for row in range(9) if row not in (2, 8)]
+    expected = results(call, "cpu")
+    x = call.x.detach().clone()
+    x[1, 2, 0], x[3, 8, 1] = float("nan"), float("inf")
+    found = results(replace(call, x=x.requires_grad_()), "cpu")
+    y = found.outputs["y"]
+    assert y[1:, 2].isnan().all()
+    assert y[3:, 8].isnan().all()
+    assert torch.equal(y[:, others], expected.outputs["y"][:, others])
+    assert torch.equal(found.gradients["x"][:, others], expected.gradients["x"][:, others])
 
 
 @pytest.mark.parametrize("name", CELLS)
@@ -242,8 +279,7 @@ def test_another_default_device_changes_nothing():
     expected = results(call, "cpu")
     try:
         torch.set_default_device("meta")
-        launch.forward.cache_clear()
-        launch.backward.cache_clear()
+        forget()
         found = results(call, "cpu")
     finally:
         torch.set_default_device(None)

@@ -332,6 +332,5 @@ print("done")
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
-@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
 def test_a_fork_while_another_thread_compiles(tmp_path):
     assert ran(FORKED_WHILE_COMPILING, GATEWRIGHT_CACHE=str(tmp_path)) == "done"

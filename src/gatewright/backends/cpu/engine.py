@@ -1,12 +1,12 @@
 """From LLVM text to functions: the machine, compilation, object code in memory and on disk.
 
 Object code on disk is named by the text it was made from, the machine and LLVM's version: none is ever out of
-date, and machines may share a folder. llvmlite is imported when it is first needed: where that fails, the
-other backends run.
+date, and machines may share a folder. Where llvmlite cannot be imported, the other backends run.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import hashlib
 import os
@@ -26,6 +26,10 @@ from gatewright.errors import InputError
 
 if TYPE_CHECKING:
     from llvmlite.binding import TargetMachine
+
+# with the package rather than at the first call of a layer; what goes wrong is said by ``refusal``
+with contextlib.suppress(ImportError, OSError):
+    import llvmlite.binding as _  # noqa: F401
 
 _MAGIC = b"gatewright kernel\n"
 

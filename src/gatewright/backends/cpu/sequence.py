@@ -331,7 +331,7 @@ def through_equations(
         flat = [None if tensor is None else tensor.view_as(tensor) for tensor in operands.flat()]
         operands = Operands.of(flat, len(operands.vectors))
         vectors = dict(zip(lowered.vector_weights, operands.vectors, strict=True))
-        weights = Weights(*operands.weights, vectors)
+        weights = Weights(*operands.weights, vectors=vectors)
         call = Call(GraphCell(lowered), operands.x, weights, operands.states, reverse)
         y, final = EagerBackend().run(call)
         results = [(o, g) for o, g in zip((y, *final), gradients, strict=True) if g is not None]
