@@ -238,7 +238,7 @@ class Recurrent(nn.Module):
             final += [last for _, last in results]
             if layer < self.num_layers - 1 and self.dropout:
                 data = F.dropout(data, self.dropout, self.training)
-        stacked = tuple(sequence.state_out(torch.stack(rows)) for rows in zip(*final, strict=True))
+        stacked = tuple(sequence.state_out(_stacked(rows)) for rows in zip(*final, strict=True))
         return sequence.output(data), stacked[0] if len(stacked) == 1 else stacked
 
     def routes(self, x: SequenceInput) -> list[tuple[str, Call, dispatch.Route]]:
@@ -281,3 +281,8 @@ class Recurrent(nn.Module):
             if value != default:
                 text += f", {name}={value!r}" if isinstance(value, str) else f", {name}={value}"
         return text
+
+
+def _stacked(rows: tuple[Tensor, ...]) -> Tensor:
+    """The states of all layers and directions, ``[rows, B, ·]``; a single one is not copied."""
+    return rows[0].unsqueeze(0) if len(rows) == 1 else torch.stack(rows)

@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from gatewright.backends.call import Call, Result
 from gatewright.backends.cpu import engine, launch, sequence
 
 _PLAIN = (torch.Tensor, torch.nn.Parameter)
+
+_NAMES = ("x", "weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr")
 
 
 class CpuBackend:
@@ -63,33 +64,43 @@ class CpuBackend:
 
 def _unfit(call: Call) -> str | None:
     """What a kernel could not read as memory of the right size: it would not notice."""
-    graph, weights, x = call.cell.graph, call.weights, call.x
-    hidden = weights.weight_ih.shape[0] // len(graph.input_maps)
-    output = graph.state_index(graph.output)
-    width = hidden if weights.weight_hr is None else weights.weight_hr.shape[0]
-    inputs, recurrent = len(graph.input_maps) * hidden, len(graph.recurrent_maps) * hidden
-    expected: list[tuple[str, Tensor | None, tuple[int, ...]]] = [
-        ("x", x, x.shape),
-        ("weight_ih", weights.weight_ih, (inputs, x.shape[-1])),
-        ("weight_hh", weights.weight_hh, (recurrent, width)),
-        ("bias_ih", weights.bias_ih, (inputs,)),
-        ("bias_hh", weights.bias_hh, (recurrent,)),
-        ("weight_hr", weights.weight_hr, (width, hidden)),
-        *((f"vector_{name}", vector, (hidden,)) for name, vector in weights.vectors.items()),
-        *(
-            (f"state {graph.states[i]}", state, (x.shape[1], width if i == output else hidden))
-            for i, state in enumerate(call.states)
-        ),
-    ]
-    for name, tensor, shape in expected:
+    x, weights = call.x, call.weights
+    tensors = (
+        x, weights.weight_ih, weights.weight_hh, weights.bias_ih, weights.bias_hh, weights.weight_hr,
+        *weights.vectors.values(), *call.states,
+    )  # fmt: skip
+    shapes = _shapes(call)
+    for place, (tensor, shape) in enumerate(zip(tensors, shapes, strict=True)):
         if tensor is None:
             continue
-        if type(tensor) not in _PLAIN or tensor.layout is not torch.strided:
-            return f"its kernels read plain tensors, {name} is a {type(tensor).__name__}, {tensor.layout}"
-        if tensor.shape != shape or tensor.dtype is not x.dtype or tensor.device.type != "cpu":
-            received = f"{list(tensor.shape)} of {tensor.dtype} on {tensor.device}"
-            return f"expected {name} as {list(shape)} of {x.dtype} on cpu, received {received}"
+        plain = type(tensor) in _PLAIN and tensor.layout is torch.strided
+        if plain and tensor.shape == shape and tensor.dtype is x.dtype and tensor.is_cpu:
+            continue
+        name = [
+            *_NAMES,
+            *(f"vector_{v}" for v in weights.vectors),
+            *(f"state {s}" for s in call.cell.graph.states),
+        ]
+        if not plain:
+            kind = f"{type(tensor).__name__}, {tensor.layout}"
+            return f"its kernels read plain tensors, {name[place]} is a {kind}"
+        received = f"{list(tensor.shape)} of {tensor.dtype} on {tensor.device}"
+        return f"expected {name[place]} as {list(shape)} of {x.dtype} on cpu, received {received}"
     return None
+
+
+def _shapes(call: Call) -> list[tuple[int, ...]]:
+    """The shape that each tensor of a call should have, as its first weight and its input have it."""
+    graph, weights, x = call.cell.graph, call.weights, call.x
+    inputs, features = weights.weight_ih.shape[0], x.shape[2]
+    hidden = inputs // len(graph.input_maps)
+    inputs, recurrent = len(graph.input_maps) * hidden, len(graph.recurrent_maps) * hidden
+    width = hidden if weights.weight_hr is None else weights.weight_hr.shape[0]
+    shapes: list[tuple[int, ...]] = [
+        x.shape, (inputs, features), (recurrent, width), (inputs,), (recurrent,), (width, hidden),
+    ]  # fmt: skip
+    shapes += [(hidden,)] * len(weights.vectors)
+    return shapes + [(x.shape[1], width if state == graph.output else hidden) for state in graph.states]
 
 
 def _operator() -> Any:

@@ -49,7 +49,7 @@ class Operands(NamedTuple):
 
     def readable(self) -> Operands:
         """As the kernels read them: no gaps between features, something where a weight is missing."""
-        x = self.x.resolve_neg()
+        x = self.x.resolve_neg() if self.x.is_neg() else self.x
         x = x if x.stride(2) == 1 else x.contiguous()
         weight_ih, weight_hh, bias_ih, bias_hh, weight_hr = self.weights
         weight_hh = x.new_empty(0) if weight_hh is None else weight_hh
@@ -70,7 +70,7 @@ class Operands(NamedTuple):
 
 def _plain(tensor: Tensor) -> Tensor:
     """A tensor whose memory is its values, one behind the other."""
-    return tensor.resolve_neg().contiguous()
+    return tensor.resolve_neg().contiguous() if tensor.is_neg() else tensor.contiguous()
 
 
 class Pass(NamedTuple):
