@@ -16,11 +16,10 @@ from gatewright.backends.cpu.functions import (
     FLUSHED,
     FUNCTIONS,
     MULTIPLIED_POWERS,
-    SOFTPLUS_THRESHOLD,
     power_of,
 )
 from gatewright.backends.cpu.simd import Code, Vectors
-from gatewright.compiler.operations import OPERATIONS
+from gatewright.compiler.operations import OPERATIONS, SOFTPLUS_THRESHOLD
 
 llvm = pytest.importorskip("llvmlite.binding", reason="the CPU backend is compiled by llvmlite")
 

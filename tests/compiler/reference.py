@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from benchmarks.kernel_parity import leaves
 from torch import Tensor
 
 import gatewright as gw
@@ -81,25 +82,10 @@ def random_call(cell: gw.Cell, seed: int = 0) -> Call:
     return Call(cell, normal(T, B, I), weights, tuple(normal(B, H) for _ in graph.states))
 
 
-def parameters(call: Call) -> dict[str, Tensor]:
-    """Everything that a gradient is taken by."""
-    weights = call.weights
-    named = {
-        "x": call.x,
-        "weight_ih": weights.weight_ih,
-        "weight_hh": weights.weight_hh,
-        "bias_ih": weights.bias_ih,
-        "bias_hh": weights.bias_hh,
-        **{f"w.{name}": vector for name, vector in weights.vectors.items()},
-        **dict(zip(call.cell.graph.states, call.states, strict=True)),
-    }
-    return {name: tensor for name, tensor in named.items() if tensor is not None}
-
-
 def gradients_by_autograd(call: Call, g_output: Tensor, g_final: Sequence[Tensor]) -> dict[str, Tensor]:
     """Through the cell's own function."""
     output, final = EagerBackend().run(call)
-    named = parameters(call)
+    named = leaves(call)
     found = torch.autograd.grad(
         [output, *final],
         list(named.values()),
@@ -132,10 +118,10 @@ def _forward(call: Call, lowered: Lowered, maps: Maps) -> list[list[Tensor]]:
     inputs = F.linear(call.x, weights.weight_ih, weights.bias_ih).chunk(len(graph.input_maps), -1)
     states, steps = list(call.states), []
     for t in range(T):
-        leaves = {("vector", name): vector for name, vector in vectors.items()}
-        leaves |= {("input", name): x[t] for name, x in zip(graph.input_maps, inputs, strict=True)}
-        leaves |= {("state", name): state for name, state in zip(graph.states, states, strict=True)}
-        steps.append(evaluate(graph.nodes, leaves, maps))
+        bound = {("vector", name): vector for name, vector in vectors.items()}
+        bound |= {("input", name): x[t] for name, x in zip(graph.input_maps, inputs, strict=True)}
+        bound |= {("state", name): state for name, state in zip(graph.states, states, strict=True)}
+        steps.append(evaluate(graph.nodes, bound, maps))
         states = [steps[-1][result].expand(B, H) for result in graph.results]
     return steps
 
@@ -152,13 +138,13 @@ def _backward(
     graph = derivative.graph
     arguments = {node.name: node.inputs[0] for node in graph.nodes if node.operation == "recurrent"}
     adjoints, weights = list(g_final), call.weights
-    found = {name: torch.zeros_like(tensor) for name, tensor in parameters(call).items()}
+    found = {name: torch.zeros_like(tensor) for name, tensor in leaves(call).items()}
     by_vector = [torch.zeros(H, dtype=torch.float64) for _ in graph.vector_weights]
     for t in reversed(range(T)):
         output = graph.state_index(graph.output)
         adjoints[output] = adjoints[output] + g_output[t]
-        leaves = {("adjoint", s): adjoint for s, adjoint in zip(graph.states, adjoints, strict=True)}
-        values = evaluate(derivative.nodes, leaves, maps, steps[t])
+        bound = {("adjoint", s): adjoint for s, adjoint in zip(graph.states, adjoints, strict=True)}
+        values = evaluate(derivative.nodes, bound, maps, steps[t])
         dx = torch.cat([values[i].expand(B, H) for i in derivative.inputs], -1)
         found["x"][t] = dx @ weights.weight_ih
         found["weight_ih"] += dx.T @ call.x[t]

@@ -76,9 +76,9 @@ HARD_LINES = {
 
 @pytest.mark.parametrize("lines", HARD_LINES.values(), ids=HARD_LINES)
 def test_hard_lines_are_drawn(lines: dict[str, np.ndarray]) -> None:
-    ElementTree.fromstring(figures.draw_error_by_horizon(lines, "e"))
-    for seasons in ((), (1, 24, 0, -3, 5000)):
-        ElementTree.fromstring(figures.draw_gradient_by_lag(lines, seasons, "g"))
+    drawn = [figures.draw_error_by_horizon(lines, "e")]
+    drawn += [figures.draw_gradient_by_lag(lines, seasons, "g") for seasons in ((), (1, 24, 0, -3, 5000))]
+    assert all(ElementTree.fromstring(text).tag.endswith("svg") for text in drawn)
 
 
 HARD_HISTORIES = {
@@ -94,7 +94,8 @@ HARD_HISTORIES = {
 @pytest.mark.parametrize(("history", "best"), HARD_HISTORIES.values(), ids=HARD_HISTORIES)
 def test_hard_histories_are_drawn(history: dict[str, list[float]], best: int | None) -> None:
     arrays = {name: np.array(values, float) for name, values in history.items()}
-    ElementTree.fromstring(figures.draw_learning_curves(arrays, best, "l"))
+    drawn = figures.draw_learning_curves(arrays, best, "l")
+    assert ElementTree.fromstring(drawn).tag.endswith("svg")
 
 
 def test_what_is_not_there_is_not_drawn() -> None:

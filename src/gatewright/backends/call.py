@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from gatewright.compiler.interpret import GraphCell
@@ -81,3 +82,10 @@ class Backend(Protocol):
     def run(self, call: Call) -> Result:
         """Run the call."""
         ...
+
+
+def transform_refusal() -> str | None:
+    """Why kernels that only autograd understands cannot run: a transform of torch.func is at work."""
+    if torch._C._functorch.peek_interpreter_stack() is None:  # pyright: ignore[reportAttributeAccessIssue]
+        return None
+    return "transforms of torch.func go through the equations"

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gatewright.backends.call import Call, Result
+from gatewright.backends.call import Call, Result, transform_refusal
 
 
 class NativeBackend:
@@ -29,9 +29,7 @@ class NativeBackend:
             return "torch's kernels take no empty sequences"
         if torch.compiler.is_compiling():
             return None
-        if torch._C._functorch.peek_interpreter_stack() is not None:  # pyright: ignore
-            return "transforms of torch.func go through the equations"
-        return None
+        return transform_refusal()
 
     def describe(self, call: Call) -> tuple[str, ...]:
         """The function that runs."""

@@ -15,11 +15,8 @@ from typing import Any
 from gatewright.compiler.graph import Graph, Node, equations, reachable
 from gatewright.compiler.language import cos, log, sigmoid, sin, where
 from gatewright.compiler.lower import Expressions, renumbered
-from gatewright.compiler.operations import OPERATIONS
+from gatewright.compiler.operations import OPERATIONS, SOFTPLUS_THRESHOLD
 from gatewright.compiler.trace import Symbol, Tracer
-
-SOFTPLUS_THRESHOLD = 20
-"""Beyond it torch's softplus is the identity."""
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,9 @@ from torch import Tensor
 
 LAYER_NORM_EPSILON = 1e-5
 
+SOFTPLUS_THRESHOLD = 20.0
+"""Above it torch's softplus is the identity."""
+
 
 def _layer_norm(v: Tensor, gain: Tensor, bias: Tensor) -> Tensor:
     return F.layer_norm(v, v.shape[-1:], eps=LAYER_NORM_EPSILON) * gain + bias

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from gatewright.backends.call import Call, Result
+from gatewright.backends.call import Call, Result, transform_refusal
 from gatewright.backends.cpu import engine, launch, sequence
 
 _PLAIN = (torch.Tensor, torch.nn.Parameter)
@@ -43,9 +43,7 @@ class CpuBackend:
             return "what is traced or followed operation by operation goes through the equations"
         if torch.autograd.forward_ad._current_level >= 0:
             return "forward-mode differentiation goes through the equations"
-        if torch._C._functorch.peek_interpreter_stack() is not None:  # pyright: ignore
-            return "transforms of torch.func go through the equations"
-        return None
+        return transform_refusal()
 
     def describe(self, call: Call) -> tuple[str, ...]:
         """Instruction set, threads, tiles, and what is kept for the gradient."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from gatewright.backends.cpu.kernel import Elements, Kernel, Place, Tiles
+from gatewright.backends.cpu.kernel import Elements, Kernel, Layout, Place, Tiles
 from gatewright.backends.cpu.products import (
     Term,
     Tile,
@@ -15,7 +16,8 @@ from gatewright.backends.cpu.products import (
     token_sum_function,
 )
 from gatewright.backends.cpu.simd import Vectors
-from gatewright.compiler.schedule import Schedule, Segment, Stage
+from gatewright.backends.cpu.weight_gradients import WeightGradients
+from gatewright.compiler.schedule import Schedule, Stage
 
 
 @dataclass(frozen=True)
@@ -34,21 +36,13 @@ class Run:
 
 
 @dataclass(frozen=True)
-class BackwardLayout:
-    """What the kernel is given, and where values of a step stand.
+class BackwardLayout(Layout):
+    """What the backward kernel is given.
 
     Attributes:
-        pointers: names of its arguments that are pointers.
-        numbers: names of its arguments that are numbers.
-        work: nodes that cross from one stage to the next in work space.
-        means: nodes that are means over ``H``.
         runs: of each group.
     """
 
-    pointers: tuple[str, ...]
-    numbers: tuple[str, ...]
-    work: tuple[int, ...]
-    means: tuple[int, ...]
     runs: tuple[tuple[Run, ...], ...]
 
 
@@ -107,12 +101,9 @@ class _Backward(Kernel):
     def __init__(
         self, plan: Schedule, vectors: Vectors, tiles: Tiles, aligned: bool, projected: bool
     ) -> None:
-        self.projected = projected
         self.layout = backward_layout(plan)
-        super().__init__(plan, vectors, tiles, aligned, self.layout.pointers, self.layout.numbers)
-        self.graph = plan.graph
+        super().__init__(plan, vectors, tiles, aligned, projected, self.layout)
         self.forward_nodes = len(plan.graph.nodes)
-        self.output = self.graph.state_index(self.graph.output)
         self.row = self.code.multiply_int(self.word["H"], len(plan.segments))
         self.slot = self.code.multiply_int(self.row, self.word["B"])
         self.input_segments = [s for s in plan.segments if s.input_map is not None]
@@ -124,10 +115,6 @@ class _Backward(Kernel):
             if self._is_state(group.argument, name)
         }
 
-    def _width(self, state: int) -> str:
-        """The argument that says how wide a state is."""
-        return "P" if state == self.output else "H"
-
     def _is_state(self, index: int, name: str) -> bool:
         node = self.graph.nodes[index]
         return node.operation == "state" and node.name == name
@@ -135,9 +122,10 @@ class _Backward(Kernel):
     def emitted(self, pause: str) -> str:
         code, word = self.code, self.word
         self._pack()
-        self._clear()
+        gradients = WeightGradients(self, self.row, self.slot)
+        gradients.clear()
         self.barrier("all")
-        chunks = self.panels_of_time()
+        chunks = self._chunk_count()
         with code.loop("0", chunks) as loop:
             number = code.subtract_int(code.subtract_int(chunks, 1), loop.index)
             start = code.multiply_int(number, word["chunk"])
@@ -147,10 +135,10 @@ class _Backward(Kernel):
                 self._step(code.add_int(start, slot), slot, steps)
             self.barrier("all")
             self._input_gradient(start, steps)
-            self._weight_gradients(start, steps)
+            gradients.add(start, steps)
             self.barrier("all")
         self._first_states()
-        self._shared_biases()
+        gradients.finish()
         functions = [
             product_function(self.vectors, self.declarations, self.tiles.product, self.aligned),
             token_sum_function(self.vectors, self.declarations, self.tiles.sums, self.aligned),
@@ -159,7 +147,7 @@ class _Backward(Kernel):
         ]
         return self.module(functions, pause)
 
-    def panels_of_time(self) -> str:
+    def _chunk_count(self) -> str:
         """How many chunks the steps make."""
         code, word = self.code, self.word
         return code.divide_int(code.subtract_int(code.add_int(word["T"], word["chunk"]), 1), word["chunk"])
@@ -174,10 +162,10 @@ class _Backward(Kernel):
         for number, tile in self._group_tiles().items():
             for run in self.layout.runs[number]:
                 columns = word["P" if self.projected else "H"]
-                self.pack_transposed(word["w_hh"], run.maps, word[run.name], _single(tile), columns)
+                self.pack_transposed(word["w_hh"], run.maps, word[run.name], tile.with_maps(1), columns)
         if self.projected:
             tile = self.tiles.stages[0]
-            self.pack_transposed(word["w_hr"], (0,), word["packed_hr"], _single(tile), word["H"], "P")
+            self.pack_transposed(word["w_hr"], (0,), word["packed_hr"], tile.with_maps(1), word["H"], "P")
 
     def _group_tiles(self) -> dict[int, Tile]:
         """The tile in which the transposed product of each group is summed."""
@@ -187,52 +175,9 @@ class _Backward(Kernel):
             tiles.update(dict.fromkeys(stage.groups, tile))
         return tiles
 
-    def _slice(self, count: str = "H") -> tuple[str, str]:
-        """The rows of each map's weights whose gradients are this thread's."""
-        code, rows, hidden = self.code, self.tiles.sums.rows, self.word[count]
-        first, stop = self.share(self.panels(hidden, rows), "%thread", self.threads)
-        return (
-            code.minimum_int(code.multiply_int(first, rows), hidden),
-            code.minimum_int(code.multiply_int(stop, rows), hidden),
-        )
-
-    def _clear(self) -> None:
-        """Gradients of weights begin at zero; each thread clears what it will sum."""
-        code, word = self.code, self.word
-        first, stop = self._slice()
-        count = code.subtract_int(stop, first)
-        for name, maps, columns in (
-            ("dw_ih", len(self.graph.input_maps), word["I"]),
-            ("dw_hh", len(self.graph.recurrent_maps), word["P" if self.projected else "H"]),
-            ("db_ih", len(self.graph.input_maps), "1"),
-            ("db_hh", len(self.graph.recurrent_maps), "1"),
-        ):
-            for number in range(maps):
-                row = code.add_int(code.multiply_int(word["H"], number), first)
-                self._zero(
-                    code.at(word[name], code.multiply_int(row, columns)), code.multiply_int(count, columns)
-                )
-        for vector in range(len(self.graph.vector_weights)):
-            self._zero(code.at(word[f"dvector_{vector}"], first), count)
-        if self.projected:
-            first, stop = self._slice("P")
-            rows = code.multiply_int(code.subtract_int(stop, first), word["H"])
-            self._zero(code.at(word["dw_hr"], code.multiply_int(first, word["H"])), rows)
-
-    def _zero(self, pointer: str, count: str) -> None:
-        size = self.code.multiply_int(count, self.vectors.bytes)
-        self.declarations.add("declare void @llvm.memset.p0.i64(ptr, i8, i64, i1)")
-        self.code.do(f"call void @llvm.memset.p0.i64(ptr {pointer}, i8 0, i64 {size}, i1 false)")
-
     # ---------------------------------------------------------------- a step
 
-    def _history(self, state: int, step: str) -> Place:
-        code, word = self.code, self.word
-        if state == self.output:
-            return Place(code.at(word["y"], code.multiply_int(step, word["y_step"])), word["P"])
-        return self._kept(f"history_{state}", step)
-
-    def _kept(self, name: str, step: str) -> Place:
+    def kept(self, name: str, step: str) -> Place:
         """A value ``[B, H]`` of a step that the forward pass has kept."""
         code, word = self.code, self.word
         size = code.multiply_int(word["B"], word["H"])
@@ -246,12 +191,12 @@ class _Backward(Kernel):
         states = range(len(self.graph.states))
         self.old = []
         for state in states:
-            before = self._history(state, code.subtract_int(step, 1)).base
+            before = self.history(state, code.subtract_int(step, 1)).base
             first = code.choose(begins, "ptr", word[f"first_{state}"], before)
-            self.old.append(Place(first, word[self._width(state)]))
-        self.new = [self._history(state, step) for state in states]
+            self.old.append(Place(first, word[self.width(state)]))
+        self.new = [self.history(state, step) for state in states]
         if self.projected:
-            self.new[self.output] = self._kept("hidden", step)
+            self.new[self.output] = self.kept("hidden", step)
         self.adjoints = code.at(word["adjoints"], code.multiply_int(slot, self.slot))
         following = code.add_int(slot, 1)
         # behind the last slot of a chunk stands the first one of the chunk that was run before
@@ -278,7 +223,7 @@ class _Backward(Kernel):
                 code.choose(self.last, "ptr", word[f"dfinal_{state}"], word[f"carry_{state}"]), word["H"]
             )
         base = code.choose(self.last, "ptr", word[f"dfinal_{state}"], word["zeros"])
-        return Place(base, code.choose(self.last, "i64", word[self._width(state)], "0"))
+        return Place(base, code.choose(self.last, "i64", word[self.width(state)], "0"))
 
     def _projection_adjoint(self, odd: str) -> None:
         """The adjoint of a projected output, kept for the gradient of the projection."""
@@ -316,7 +261,7 @@ class _Backward(Kernel):
         for group, place in sums.items():
             for run in self.layout.runs[group]:
                 inner = code.multiply_int(word["H"], len(run.maps))
-                size = panel_size(code, _single(tile), inner)
+                size = panel_size(code, tile.with_maps(1), inner)
                 packed = code.at(word[run.name], code.multiply_int(panel, size))
                 offset = code.multiply_int(word["H"], run.segment)
                 left = self.left_rows(Place(base, self.row, offset), row, tile)
@@ -350,13 +295,13 @@ class _Backward(Kernel):
     def _stage(self, number: int, stage: Stage, odd: str) -> None:
         code, word, tile = self.code, self.word, self.tiles.stages[number]
         for node in stage.means:
-            self.row_means(self.places[self.plan.nodes[node].inputs[0]], self._means(node))
+            self.row_means(self.places[self.plan.nodes[node].inputs[0]], self.means(node))
         opening = list(self.state_groups.values()) if number == 0 else []
         sums = {group: place for place, group in enumerate([*opening, *stage.groups])}
 
         def terms(panel: str, row: str) -> list[Term]:
             if number == 0 and self.projected:
-                size = panel_size(code, _single(tile), word["P"])
+                size = panel_size(code, tile.with_maps(1), word["P"])
                 packed = code.at(word["packed_hr"], code.multiply_int(panel, size))
                 return [Term(self.left_rows(self.projection, row, tile), packed, word["P"], 0, 1)]
             behind = {group: sums[group] for group in opening}
@@ -389,10 +334,6 @@ class _Backward(Kernel):
 
         self.over_tiles(tile, terms, element, odd)
 
-    def _means(self, node: int) -> str:
-        place = self.layout.means.index(node)
-        return self.code.at(self.word["means"], self.code.multiply_int(self.word["B"], place))
-
     def _leaf(
         self, index: int, number: int, stage: Stage, sums: dict[int, int], at: tuple[str, str, str, str]
     ) -> str | None:
@@ -405,8 +346,6 @@ class _Backward(Kernel):
 
         if node.operation == "adjoint" and number == 0:
             return self._adjoint(self.graph.states.index(node.name), at, summed)
-        if node.operation == "transposed" and index not in self.places:
-            return summed(self._group_of(node.name))
         if node.operation == "transposed" and self._group_of(node.name) in stage.groups:
             return summed(self._group_of(node.name))
         if node.operation == "state":
@@ -416,12 +355,12 @@ class _Backward(Kernel):
             place = self.graph.vector_weights.index(node.name)
             return code.load(code.at(self.word[f"vector_{place}"], column), mask)
         if node.operation == "mean" and index in self.layout.means:
-            return code.broadcast(code.at(self._means(index), row))
+            return code.broadcast(code.at(self.means(index), row))
         if node.operation == "constant" or index in stage.nodes or index not in self.places:
             return None
         return code.load(self.places[index].at(code, row, column), mask)
 
-    def _adjoint(self, state: int, at: tuple[str, str, str, str], summed) -> str:
+    def _adjoint(self, state: int, at: tuple[str, str, str, str], summed: Callable[[int], str]) -> str:
         """The adjoint of a new state: from behind, through products, and from the output."""
         code = self.code
         row, column, mask, room = at
@@ -457,112 +396,6 @@ class _Backward(Kernel):
             left = (word["adjoints"], self.slot, self.row)
             self.over_sequence(left, (dx, word["dx_step"], word["I"]), steps, call)
 
-    def _weight_gradients(self, start: str, steps: str) -> None:
-        code, word, hidden = self.code, self.word, self.word["H"]
-        begins = code.compare_int("eq", start, 0)
-        skipped = code.choose(begins, "i64", "1", "0")
-        rest = code.subtract_int(steps, skipped)
-        adjoints = (self.slot, self.row)
-        for number, segment in enumerate(self.plan.segments):
-            a = code.at(word["adjoints"], code.multiply_int(hidden, number))
-            if segment.input_map is not None:
-                x = code.at(word["x"], code.multiply_int(start, word["x_step"]))
-                right = (x, word["x_step"], word["x_row"])
-                self._sum("dw_ih", segment.input_map, (a, *adjoints), right, steps, "I")
-            if segment.recurrent_map is None:
-                continue
-            group = next(g for g in self.plan.groups if segment.recurrent_map in g.maps)
-            node = self.graph.nodes[group.argument]
-            if node.operation != "state":
-                place = next(i for i, s in enumerate(self.plan.segments) if self._holds(s, group.argument))
-                b = code.at(word["adjoints"], code.multiply_int(hidden, place))
-                self._sum("dw_hh", segment.recurrent_map, (a, *adjoints), (b, *adjoints), steps, "H")
-                continue
-            state = self.graph.state_index(node.name)
-            width = self._width(state)
-            batch = code.multiply_int(word["B"], word[width])
-            with code.when(begins):
-                right = (word[f"first_{state}"], batch, word[width])
-                self._sum("dw_hh", segment.recurrent_map, (a, *adjoints), right, "1", width)
-            before = code.subtract_int(code.add_int(start, skipped), 1)
-            history = self._history(state, before).base
-            step = word["y_step"] if state == self.output else batch
-            shifted = code.at(a, code.multiply_int(skipped, self.slot))
-            right = (history, step, word[width])
-            self._sum("dw_hh", segment.recurrent_map, (shifted, *adjoints), right, rest, width)
-        if self.projected:
-            left = (word["projected"], code.multiply_int(word["B"], word["P"]), word["P"])
-            right = (self._kept("hidden", start).base, code.multiply_int(word["B"], hidden), hidden)
-            self._sum("dw_hr", 0, left, right, steps, "H", "P")
-        self._column_sums(steps)
-
-    @staticmethod
-    def _holds(segment: Segment, argument: int) -> bool:
-        return segment.group is not None and segment.node == argument
-
-    def _sum(
-        self,
-        target: str,
-        row: int,
-        left: tuple[str, str, str],
-        right: tuple[str, str, str],
-        steps: str,
-        columns: str,
-        rows: str = "H",
-    ) -> None:
-        """Add the products of adjoints and what they belong to, over the tokens of some steps.
-
-        Args:
-            target: the gradient they are added to.
-            row: the map's place in it.
-            left: the adjoints: pointer, stride of a step, of a row of the batch.
-            right: what they belong to, likewise.
-            steps: how many.
-            columns: the argument that says how many columns the gradient has.
-            rows: the argument that says how many rows a map has.
-        """
-        code, word = self.code, self.word
-        (a, a_step, a_row), (b, b_step, b_row) = left, right
-        first, stop = self._slice(rows)
-        few = code.compare_int("slt", word["B"], steps)
-        outer, inner = (code.choose(few, "i64", x, y) for x, y in ((word["B"], steps), (steps, word["B"])))
-        a_outer, a_inner = (code.choose(few, "i64", x, y) for x, y in ((a_row, a_step), (a_step, a_row)))
-        b_outer, b_inner = (code.choose(few, "i64", x, y) for x, y in ((b_row, b_step), (b_step, b_row)))
-        size = code.multiply_int(word[rows], word[columns])
-        c = code.at(word[target], code.multiply_int(size, row))
-        code.do(
-            f"call void @token_sum(ptr {a}, i64 {a_outer}, i64 {a_inner}, ptr {b}, i64 {b_outer}, "
-            f"i64 {b_inner}, ptr {c}, i64 {word[columns]}, i64 {outer}, i64 {inner}, i64 {first}, "
-            f"i64 {stop}, i64 {word[columns]})"
-        )
-
-    def _sum_targets(self) -> list[tuple[int, str]]:
-        """For each segment whose sum over tokens is a gradient: its number and where the sum goes."""
-        code, word, hidden = self.code, self.word, self.word["H"]
-        targets = []
-        for number, segment in enumerate(self.plan.segments):
-            if segment.recurrent_map is not None:
-                pointer = code.at(word["db_hh"], code.multiply_int(hidden, segment.recurrent_map))
-            elif segment.input_map is not None:
-                pointer = code.at(word["db_ih"], code.multiply_int(hidden, segment.input_map))
-            elif segment.vector is not None:
-                pointer = word[f"dvector_{segment.vector}"]
-            else:
-                continue
-            targets.append((number, pointer))
-        return targets
-
-    def _column_sums(self, steps: str) -> None:
-        code, word = self.code, self.word
-        first, stop = self._slice()
-        tokens = code.multiply_int(steps, word["B"])
-        for number, target in self._sum_targets():
-            a = code.at(word["adjoints"], code.multiply_int(word["H"], number))
-            code.do(
-                f"call void @column_sum(ptr {a}, i64 {self.row}, i64 {tokens}, ptr {target}, "
-                f"i64 {first}, i64 {stop})"
-            )
-
     # ---------------------------------------------------------------- behind the loop
 
     def _first_states(self) -> None:
@@ -571,7 +404,7 @@ class _Backward(Kernel):
             states = [
                 state
                 for state in range(len(self.graph.states))
-                if not self.projected or self._width(state) == width
+                if not self.projected or self.width(state) == width
             ]
             self._first_states_of(states, width)
 
@@ -579,7 +412,7 @@ class _Backward(Kernel):
         code, word = self.code, self.word
         groups = {state: self.state_groups[state] for state in states if state in self.state_groups}
         tile = self.tiles.projection if width == "P" else self.tiles.stages[0]
-        tile = Tile(tile.rows, tile.blocks, len(groups))
+        tile = tile.with_maps(len(groups))
         sums = {number: place for place, number in enumerate(groups.values())}
 
         def terms(panel: str, row: str) -> list[Term]:
@@ -597,24 +430,3 @@ class _Backward(Kernel):
                 code.store(total, Place(word[f"dfirst_{state}"], word[width]).at(code, row, column), mask)
 
         self.over_tiles(tile, terms, element, "0", width)
-
-    def _shared_biases(self) -> None:
-        """Where an input map and a recurrent map have one adjoint, their biases have one gradient."""
-        code, word = self.code, self.word
-        first, stop = self._slice()
-        size = code.multiply_int(code.subtract_int(stop, first), self.vectors.bytes)
-        self.declarations.add("declare void @llvm.memcpy.p0.p0.i64(ptr, ptr, i64, i1)")
-        for segment in self.plan.segments:
-            if segment.input_map is None or segment.recurrent_map is None:
-                continue
-            source = code.at(
-                word["db_hh"], code.add_int(code.multiply_int(word["H"], segment.recurrent_map), first)
-            )
-            target = code.at(
-                word["db_ih"], code.add_int(code.multiply_int(word["H"], segment.input_map), first)
-            )
-            code.do(f"call void @llvm.memcpy.p0.p0.i64(ptr {target}, ptr {source}, i64 {size}, i1 false)")
-
-
-def _single(tile: Tile) -> Tile:
-    return Tile(tile.rows, tile.blocks, 1)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from gatewright.backends.cpu.kernel import Elements, Kernel, Place, Tiles
+from gatewright.backends.cpu.kernel import Elements, Kernel, Layout, Place, Tiles
 from gatewright.backends.cpu.products import (
     Term,
-    Tile,
     pack_columns_function,
     pack_rows_function,
     panel_size,
@@ -18,22 +17,14 @@ from gatewright.compiler.schedule import Schedule, Stage
 
 
 @dataclass(frozen=True)
-class ForwardLayout:
-    """What the kernel is given, and where values of a step stand.
+class ForwardLayout(Layout):
+    """What the forward kernel is given.
 
     Attributes:
-        pointers: names of its arguments that are pointers.
-        numbers: names of its arguments that are numbers.
-        work: nodes that cross from one stage to the next in work space.
         saved: nodes written for the gradient.
-        means: nodes that are means over ``H``.
     """
 
-    pointers: tuple[str, ...]
-    numbers: tuple[str, ...]
-    work: tuple[int, ...]
     saved: tuple[int, ...]
-    means: tuple[int, ...]
 
 
 def forward_layout(plan: Schedule, training: bool) -> ForwardLayout:
@@ -69,14 +60,7 @@ class _Forward(Kernel):
         self, plan: Schedule, vectors: Vectors, tiles: Tiles, aligned: bool, projected: bool, training: bool
     ) -> None:
         self.layout = forward_layout(plan, training)
-        super().__init__(plan, vectors, tiles, aligned, self.layout.pointers, self.layout.numbers)
-        self.graph = plan.graph
-        self.output = self.graph.state_index(self.graph.output)
-        self.projected = projected
-
-    def _width(self, state: int) -> str:
-        """The argument that says how wide a state is."""
-        return "P" if state == self.output else "H"
+        super().__init__(plan, vectors, tiles, aligned, projected, self.layout)
 
     def emitted(self, pause: str) -> str:
         code, word = self.code, self.word
@@ -90,8 +74,8 @@ class _Forward(Kernel):
                 self._step(code.add_int(chunks.index, slots.index), slots.index)
         last = code.subtract_int(word["T"], 1)
         for state in range(len(self.graph.states)):
-            width = self._width(state)
-            self.copy(self._history(state, last), Place(word[f"final_{state}"], word[width]), width)
+            width = self.width(state)
+            self.copy(self.history(state, last), Place(word[f"final_{state}"], word[width]), width)
         functions = [
             product_function(self.vectors, self.declarations, self.tiles.product, self.aligned),
             pack_columns_function(self.vectors, self.declarations, self.aligned),
@@ -107,18 +91,13 @@ class _Forward(Kernel):
         for stage, tile in zip(self.plan.forward, self.tiles.stages, strict=True):
             for number in stage.groups:
                 group = self.plan.groups[number]
-                shape = _group_tile(tile, len(group.maps))
+                shape = tile.with_maps(len(group.maps))
                 for place, row in enumerate(group.maps):
                     packed = word[f"packed_{number}"]
-                    inner = self._inner(number)
-                    self.pack_map(word["w_hh"], word["b_hh"], row, packed, shape, place, inner)
+                    self.pack_map(word["w_hh"], word["b_hh"], row, packed, shape, place, word["P"])
         if self.projected:
             packed, tile = word["packed_hr"], self.tiles.projection
             self.pack_map(word["w_hr"], word["zeros"], 0, packed, tile, 0, word["H"], "P")
-
-    def _inner(self, number: int) -> str:
-        """The width of a group's argument; a projected output is the argument of all of them."""
-        return self.word["P" if self.projected else "H"]
 
     def _packed_map(self) -> str:
         """Elements of the packed weights of one input map."""
@@ -149,14 +128,7 @@ class _Forward(Kernel):
         right = (word["maps"], code.multiply_int(word["B"], token), token)
         self.over_sequence(left, right, steps, call)
 
-    def _history(self, state: int, step: str) -> Place:
-        """Where the value of a state behind a step stands."""
-        code, word = self.code, self.word
-        if state == self.output:
-            return Place(code.at(word["y"], code.multiply_int(step, word["y_step"])), word["P"])
-        return self._kept_or_turning(f"history_{state}", step)
-
-    def _kept_or_turning(self, name: str, step: str) -> Place:
+    def kept(self, name: str, step: str) -> Place:
         """A value of a step where all are kept, or where each second one overwrites the first."""
         code, word = self.code, self.word
         turn = code.value(f"and i64 {step}, {word['history_mask']}")
@@ -169,12 +141,12 @@ class _Forward(Kernel):
         before = code.subtract_int(step, 1)
         self.old: list[Place] = []
         for state in range(len(self.graph.states)):
-            base = code.choose(begins, "ptr", word[f"first_{state}"], self._history(state, before).base)
-            self.old.append(Place(base, word[self._width(state)]))
-        self.new = [self._history(state, step) for state in range(len(self.graph.states))]
+            base = code.choose(begins, "ptr", word[f"first_{state}"], self.history(state, before).base)
+            self.old.append(Place(base, word[self.width(state)]))
+        self.new = [self.history(state, step) for state in range(len(self.graph.states))]
         projection = self.new[self.output]
         if self.projected:
-            self.new[self.output] = self._kept_or_turning("hidden", step)
+            self.new[self.output] = self.kept("hidden", step)
         token = code.multiply_int(hidden, len(self.graph.input_maps))
         start = code.multiply_int(code.multiply_int(word["B"], token), slot)
         self.maps = [
@@ -229,7 +201,7 @@ class _Forward(Kernel):
     def _stage(self, number: int, stage: Stage, odd: str) -> None:
         code, word, tile = self.code, self.word, self.tiles.stages[number]
         for node in stage.means:
-            self.row_means(self._in_memory(self.graph.nodes[node].inputs[0]), self._means(node))
+            self.row_means(self._in_memory(self.graph.nodes[node].inputs[0]), self.means(node))
         sums: dict[int, int] = {}
         for group in stage.groups:
             for node in self.plan.groups[group].nodes:
@@ -239,11 +211,10 @@ class _Forward(Kernel):
             found, first = [], 0
             for group_number in stage.groups:
                 group = self.plan.groups[group_number]
-                inner = self._inner(group_number)
-                size = panel_size(code, _group_tile(tile, len(group.maps)), inner)
+                size = panel_size(code, tile.with_maps(len(group.maps)), word["P"])
                 packed = code.at(word[f"packed_{group_number}"], code.multiply_int(panel, size))
                 left = self.left_rows(self._in_memory(group.argument), row, tile)
-                found.append(Term(left, packed, inner, first, len(group.maps)))
+                found.append(Term(left, packed, word["P"], first, len(group.maps)))
                 first += len(group.maps)
             return found
 
@@ -260,10 +231,6 @@ class _Forward(Kernel):
 
         self.over_tiles(tile, terms, element, odd)
 
-    def _means(self, node: int) -> str:
-        place = self.layout.means.index(node)
-        return self.code.at(self.word["means"], self.code.multiply_int(self.word["B"], place))
-
     def _leaf(
         self, index: int, stage: Stage, sums: dict[int, int], row: str, column: str, mask: str, room: str
     ) -> str | None:
@@ -275,12 +242,7 @@ class _Forward(Kernel):
             number = self.graph.vector_weights.index(node.name)
             return code.load(code.at(self.word[f"vector_{number}"], column), mask)
         if node.operation == "mean":
-            return code.broadcast(code.at(self._means(index), row))
+            return code.broadcast(code.at(self.means(index), row))
         if node.operation == "constant" or index in stage.nodes or self.graph.is_logical(index):
             return None
         return code.load(self._in_memory(index).at(code, row, column), mask)
-
-
-def _group_tile(tile: Tile, maps: int) -> Tile:
-    """The tile of one group of a stage."""
-    return Tile(tile.rows, tile.blocks, maps)

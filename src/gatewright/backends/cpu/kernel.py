@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from gatewright.backends.cpu.entry import barrier_function, entry_function
 from gatewright.backends.cpu.functions import FUNCTIONS, power_of
 from gatewright.backends.cpu.products import (
     Accumulators,
@@ -27,7 +28,8 @@ from gatewright.compiler.schedule import Schedule
 LINE_WORDS = 8
 """Words between the counters of two barriers, so that each has a cache line of its own."""
 
-GRID = ("T", "B", "H", "I", "P", "row_groups", "column_groups", "chunk")
+SIZES = ("T", "B", "H", "I", "P")
+GRID = (*SIZES, "row_groups", "column_groups", "chunk")
 SYSTEM = ("thread_number", "thread_count", "yield", "barriers", "status")
 
 
@@ -60,6 +62,23 @@ class Place:
         """Pointer to a row and column."""
         offset = code.add_int(code.add_int(code.multiply_int(row, self.stride), self.offset), column)
         return code.at(self.base, offset)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What a kernel is given, and where values of a step stand.
+
+    Attributes:
+        pointers: names of its arguments that are pointers.
+        numbers: names of its arguments that are numbers.
+        work: nodes that cross from one stage to the next in work space.
+        means: nodes that are means over ``H``.
+    """
+
+    pointers: tuple[str, ...]
+    numbers: tuple[str, ...]
+    work: tuple[int, ...]
+    means: tuple[int, ...]
 
 
 class Elements:
@@ -102,8 +121,8 @@ class Kernel:
         vectors: of the machine.
         tiles: of the kernel.
         aligned: whether ``H``, ``I`` and ``P`` are whole numbers of vectors.
-        pointers: names of the arguments that are pointers.
-        numbers: names of the arguments that are numbers.
+        projected: whether the output is projected from ``H`` to ``P``; ``P`` is ``H`` otherwise.
+        layout: what it is given.
     """
 
     def __init__(
@@ -112,15 +131,17 @@ class Kernel:
         vectors: Vectors,
         tiles: Tiles,
         aligned: bool,
-        pointers: Sequence[str],
-        numbers: Sequence[str],
+        projected: bool,
+        layout: Layout,
     ) -> None:
         self.plan, self.vectors, self.tiles, self.aligned = plan, vectors, tiles, aligned
+        self.projected, self.graph, self._mean_nodes = projected, plan.graph, layout.means
+        self.output = self.graph.state_index(self.graph.output)
         self.declarations: set[str] = set()
         self.code = Code(vectors, self.declarations)
-        self.names = (*SYSTEM, *GRID, *pointers, *numbers)
+        self.names = (*SYSTEM, *GRID, *layout.pointers, *layout.numbers)
         self.word: dict[str, str] = {}
-        are_pointers = {*SYSTEM, *pointers}
+        are_pointers = {*SYSTEM, *layout.pointers}
         for index, name in enumerate(self.names):
             kind = "ptr" if name in are_pointers else "i64"
             self.word[name] = self.code.value(f"load {kind}, ptr {self.code.word('%arguments', index)}")
@@ -167,6 +188,28 @@ class Kernel:
         """A loop over items of which each thread takes every so manieth."""
         with self.code.loop("%thread", count, self.threads) as loop:
             yield loop.index
+
+    # ---------------------------------------------------------------- values of a step
+
+    def width(self, state: int) -> str:
+        """The argument that says how wide a state is."""
+        return "P" if state == self.output else "H"
+
+    def history(self, state: int, step: str) -> Place:
+        """Where the value of a state behind a step stands."""
+        code, word = self.code, self.word
+        if state == self.output:
+            return Place(code.at(word["y"], code.multiply_int(step, word["y_step"])), word["P"])
+        return self.kept(f"history_{state}", step)
+
+    def kept(self, name: str, step: str) -> Place:
+        """Where a value ``[B, H]`` of a step stands that is kept."""
+        raise NotImplementedError
+
+    def means(self, node: int) -> str:
+        """Where a mean over ``H`` stands, one number a row."""
+        place = self._mean_nodes.index(node)
+        return self.code.at(self.word["means"], self.code.multiply_int(self.word["B"], place))
 
     # ---------------------------------------------------------------- packing
 
@@ -317,7 +360,10 @@ class Kernel:
         return row_pointers(self.code, base, place.stride, first, self.final_row, tile.rows)
 
     def row_means(self, place: Place, target: str) -> None:
-        """The mean over ``H`` of each own row, one number a row."""
+        """The mean over ``H`` of each own row, one number a row.
+
+        Every thread of a group writes the same bits, so none waits for the others before it reads them.
+        """
         code, hidden, lanes = self.code, self.word["H"], self.vectors.lanes
         element, kind = self.vectors.element, self.vectors.type
         count = code.value(f"sitofp i64 {hidden} to {element}")
@@ -383,65 +429,5 @@ class Kernel:
             name, _, operand = pause.partition("(")
             self.declarations.add(f"declare void @{name}({operand.split()[0].rstrip(')')})")
         body = self.code.text("void @run(ptr %arguments, i64 %thread)")
-        parts = [body, *functions, _barrier(pause), _entry(self.names)]
+        parts = [body, *functions, barrier_function(pause), entry_function(self.names)]
         return "\n\n".join([*parts, *sorted(self.declarations)])
-
-
-def _barrier(pause: str) -> str:
-    """Count oneself, then wait until all have: spinning first, then leaving the core to others, counted."""
-    instruction = f"call void @{pause}" if pause else ""
-    return f"""define internal void @barrier(ptr %counter, i64 %target, ptr %yield, ptr %waits) noinline {{
-entry:
-  %old = atomicrmw add ptr %counter, i64 1 acq_rel
-  br label %spin
-spin:
-  %turn = phi i64 [1, %entry], [%next, %again]
-  %seen = load atomic i64, ptr %counter acquire, align 8
-  %ready = icmp uge i64 %seen, %target
-  br i1 %ready, label %done, label %wait
-wait:
-  {instruction}
-  %next = add i64 %turn, 1
-  %low = and i64 %turn, 4095
-  %patient = icmp ne i64 %low, 0
-  br i1 %patient, label %again, label %leave
-leave:
-  %before = atomicrmw add ptr %waits, i64 1 monotonic
-  %ignored = call i32 %yield()
-  br label %again
-again:
-  br label %spin
-done:
-  ret void
-}}"""
-
-
-def _entry(names: Sequence[str]) -> str:
-    """Entered by every thread of a team: a team that is too small is reported, and nothing is done."""
-    index = {name: place for place, name in enumerate(names)}
-    return f"""define void @enter(ptr %arguments) {{
-entry:
-  %p0 = getelementptr inbounds i64, ptr %arguments, i64 {index["thread_number"]}
-  %number = load ptr, ptr %p0
-  %p1 = getelementptr inbounds i64, ptr %arguments, i64 {index["thread_count"]}
-  %count = load ptr, ptr %p1
-  %p2 = getelementptr inbounds i64, ptr %arguments, i64 {index["row_groups"]}
-  %rows = load i64, ptr %p2
-  %p3 = getelementptr inbounds i64, ptr %arguments, i64 {index["column_groups"]}
-  %columns = load i64, ptr %p3
-  %wanted = mul i64 %rows, %columns
-  %team = call i32 %count()
-  %team64 = sext i32 %team to i64
-  %enough = icmp eq i64 %team64, %wanted
-  br i1 %enough, label %go, label %short
-short:
-  %p4 = getelementptr inbounds i64, ptr %arguments, i64 {index["status"]}
-  %status = load ptr, ptr %p4
-  store i64 1, ptr %status
-  ret void
-go:
-  %thread = call i32 %number()
-  %thread64 = sext i32 %thread to i64
-  call void @run(ptr %arguments, i64 %thread64)
-  ret void
-}}"""

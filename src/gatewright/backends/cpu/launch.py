@@ -13,7 +13,7 @@ from torch import Tensor
 from gatewright.backends.cpu import engine, memory, threads, tiling
 from gatewright.backends.cpu.backward import backward_layout, backward_module
 from gatewright.backends.cpu.forward import forward_layout, forward_module
-from gatewright.backends.cpu.kernel import GRID, LINE_WORDS, SYSTEM
+from gatewright.backends.cpu.kernel import GRID, LINE_WORDS, SIZES, SYSTEM, Layout
 from gatewright.backends.cpu.products import Tile
 from gatewright.backends.cpu.simd import Vectors
 from gatewright.backends.cpu.tiling import Grid, Shape
@@ -35,8 +35,9 @@ class _Prepared:
     """What the forward and the backward call have in common.
 
     Args:
-        names: of the kernel's arguments, in order.
-        fixed: those that are known.
+        layout: what the kernel is given.
+        shape: of the call.
+        fixed: arguments that are known.
         areas: parts of the work space, with their bytes.
         grid: of threads.
         key: of the kernel's code.
@@ -45,14 +46,16 @@ class _Prepared:
 
     def __init__(
         self,
-        names: Sequence[str],
+        layout: Layout,
+        shape: Shape,
         fixed: dict[str, int],
         areas: dict[str, int],
         grid: Grid,
         key: str,
         make: Callable[[], str],
     ) -> None:
-        self.grid, self._key, self._make = grid, key, make
+        self.shape, self.grid, self._key, self._make = shape, grid, key, make
+        names = (*SYSTEM, *GRID, *layout.pointers, *layout.numbers)
         self.place = {name: index for index, name in enumerate(names)}
         self._words = ctypes.c_int64 * len(names)
         counters = 8 * LINE_WORDS * (1 + grid.row_groups)
@@ -71,7 +74,8 @@ class _Prepared:
             "yield": threads.yield_address(),
             "row_groups": grid.row_groups,
             "column_groups": grid.column_groups,
-        } | fixed
+        }
+        known |= {name: getattr(shape, name) for name in SIZES} | fixed
         self._template = [known.get(name, 0) for name in names]
         self._rows, self._columns = self.place["row_groups"], self.place["column_groups"]
         self._status = self.place["status"]
@@ -133,7 +137,7 @@ class Forward(_Prepared):
         graph, projected = plan.graph, shape.projected
         grid = tiling.choose_grid(plan, vectors, shape, count)
         self.tiles = tiles = tiling.forward_tiles(plan, vectors, shape, grid)
-        self.plan, self.shape, self.dtype, self.training = plan, shape, dtype, training
+        self.plan, self.dtype, self.training = plan, dtype, training
         layout = forward_layout(plan, training)
         chunk = tiling.forward_chunk(plan, vectors, shape, grid)
         size, state = vectors.bytes, shape.B * shape.H * vectors.bytes
@@ -145,7 +149,7 @@ class Forward(_Prepared):
         }
         for stage, tile in zip(plan.forward, tiles.stages, strict=True):
             for number in stage.groups:
-                one = Tile(tile.rows, tile.blocks, len(plan.groups[number].maps))
+                one = tile.with_maps(len(plan.groups[number].maps))
                 areas[f"packed_{number}"] = _packed(one, vectors, shape.P, shape.H)
         if projected:
             areas["packed_hr"] = _packed(tiles.projection, vectors, shape.H, shape.P)
@@ -156,15 +160,14 @@ class Forward(_Prepared):
             areas |= dict.fromkeys(turning, 2 * state)
         self.zeros = _zeros(dtype, max(shape.P, shape.H) + vectors.lanes)
         fixed = {
-            "T": shape.T, "B": shape.B, "H": shape.H, "I": shape.I, "P": shape.P, "chunk": chunk,
-            "history_mask": -1 if training else 1, "zeros": self.zeros.data_ptr(),
-        }  # fmt: skip
-        names = (*SYSTEM, *GRID, *layout.pointers, *layout.numbers)
-        aligned = not any(size % vectors.lanes for size in (shape.H, shape.I, shape.P))
-        code = f"forward {training} {projected} {aligned} {vectors} {tiles} {_signature(graph)}"
-        pause = engine.machine().pause
+            "chunk": chunk,
+            "history_mask": -1 if training else 1,
+            "zeros": self.zeros.data_ptr(),
+        }
+        aligned, pause = shape.aligned(vectors), engine.machine().pause
         super().__init__(
-            names, fixed, areas, grid, code,
+            layout, shape, fixed, areas, grid,
+            f"forward {training} {projected} {aligned} {vectors} {tiles} {_signature(graph)}",
             lambda: forward_module(plan, vectors, tiles, aligned, projected, training, pause),
         )  # fmt: skip
 
@@ -201,7 +204,7 @@ class Backward(_Prepared):
         projected = shape.projected
         grid = tiling.choose_grid(plan, vectors, shape, count)
         tiles = tiling.backward_tiles(plan, vectors, shape, grid)
-        self.plan, self.shape, self.dtype = plan, shape, dtype
+        self.plan, self.dtype = plan, dtype
         layout = backward_layout(plan)
         chunk = tiling.backward_chunk(plan, vectors, shape)
         size, state = vectors.bytes, shape.B * shape.H * vectors.bytes
@@ -218,26 +221,21 @@ class Backward(_Prepared):
         for number, runs in enumerate(layout.runs):
             tile = tiles.projection if projected else tiles.stages[stage_of[number]]
             for run in runs:
-                one = Tile(tile.rows, tile.blocks, 1)
+                one = tile.with_maps(1)
                 areas[run.name] = _packed(one, vectors, len(run.maps) * shape.H, shape.P)
         if projected:
-            one = Tile(tiles.stages[0].rows, tiles.stages[0].blocks, 1)
+            one = tiles.stages[0].with_maps(1)
             areas["packed_hr"] = _packed(one, vectors, shape.P, shape.H)
             areas["projected"] = chunk * shape.B * shape.P * size
         for number, direct in enumerate(plan.derivative.states):
             if direct is not None:
                 areas[f"carry_{number}"] = state
         self.zeros = _zeros(dtype, shape.B * shape.H + vectors.lanes)
-        fixed = {
-            "T": shape.T, "B": shape.B, "H": shape.H, "I": shape.I, "P": shape.P, "chunk": chunk,
-            "zeros": self.zeros.data_ptr(),
-        }  # fmt: skip
-        names = (*SYSTEM, *GRID, *layout.pointers, *layout.numbers)
-        aligned = not any(size % vectors.lanes for size in (shape.H, shape.I, shape.P))
-        code = f"backward {projected} {aligned} {vectors} {tiles} {_signature(plan.graph)}"
-        pause = engine.machine().pause
+        fixed = {"chunk": chunk, "zeros": self.zeros.data_ptr()}
+        aligned, pause = shape.aligned(vectors), engine.machine().pause
         super().__init__(
-            names, fixed, areas, grid, code,
+            layout, shape, fixed, areas, grid,
+            f"backward {projected} {aligned} {vectors} {tiles} {_signature(plan.graph)}",
             lambda: backward_module(plan, vectors, tiles, aligned, projected, pause),
         )  # fmt: skip
 

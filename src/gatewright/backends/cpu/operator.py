@@ -50,19 +50,8 @@ def sequence_forward(
 
 
 @sequence_forward.register_fake
-def _(
-    x: Tensor,
-    weight_ih: Tensor,
-    weight_hh: Tensor | None,
-    bias_ih: Tensor | None,
-    bias_hh: Tensor | None,
-    weight_hr: Tensor | None,
-    vectors: Sequence[Tensor],
-    states: Sequence[Tensor],
-    cell: str,
-    reverse: bool,
-    training: bool,
-) -> list[Tensor]:
+def _(x: Tensor, weight_ih: Tensor, *others: Any) -> list[Tensor]:
+    *_, weight_hr, _vectors, states, cell, _reverse, training = others
     graph = graph_of(cell)
     hidden = weight_ih.shape[0] // len(graph.input_maps)
     width = states[graph.state_index(graph.output)].shape[1]
@@ -96,22 +85,9 @@ def sequence_backward(
 
 
 @sequence_backward.register_fake
-def _(
-    x: Tensor,
-    weight_ih: Tensor,
-    weight_hh: Tensor | None,
-    bias_ih: Tensor | None,
-    bias_hh: Tensor | None,
-    weight_hr: Tensor | None,
-    vectors: Sequence[Tensor],
-    states: Sequence[Tensor],
-    found: Sequence[Tensor],
-    gradients: Sequence[Tensor],
-    cell: str,
-    reverse: bool,
-    need_dx: bool,
-) -> list[Tensor]:
-    flat = (x, weight_ih, weight_hh, bias_ih, bias_hh, weight_hr, *vectors, *states)
+def _(x: Tensor, *others: Any) -> list[Tensor]:
+    *weights, vectors, states, _found, _gradients, _cell, _reverse, need_dx = others
+    flat = (x, *weights, *vectors, *states)
     d = [None if t is None else torch.empty_like(t, memory_format=torch.contiguous_format) for t in flat]
     return [x.new_empty(0) if t is None else t for t in (d[0] if need_dx else None, *d[1:])]
 

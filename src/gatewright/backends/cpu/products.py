@@ -34,6 +34,10 @@ class Tile:
         """Columns of one map in a tile."""
         return self.blocks * vectors.lanes
 
+    def with_maps(self, maps: int) -> Tile:
+        """As many rows and blocks, with another number of maps."""
+        return Tile(self.rows, self.blocks, maps)
+
 
 @dataclass(frozen=True)
 class Term:

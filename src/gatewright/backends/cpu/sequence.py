@@ -242,15 +242,23 @@ def wanted(found: Operands, flat: Sequence[Tensor | None], need_dx: bool) -> lis
     return [gradients[0] if need_dx else None, *gradients[1:]]
 
 
+def _keep(
+    ctx: Any, graph: Graph, reverse: bool, vectors: int, flat: Sequence[Tensor | None], more: Sequence[Tensor]
+) -> None:
+    """Hand the operands, and what else a forward pass gives, to the backward pass."""
+    ctx.graph, ctx.reverse, ctx.vectors, ctx.count = graph, reverse, vectors, len(flat)
+    # a gradient that is zero is left out rather than filled
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(*flat, *more)
+
+
 class _Sequence(torch.autograd.Function):
     """One layer of one direction over a whole sequence."""
 
     @staticmethod
     def forward(ctx: Any, graph: Graph, reverse: bool, vectors: int, *flat: Tensor | None) -> Any:
         found = forward_pass(graph, reverse, Operands.of(flat, vectors), training=True)
-        ctx.graph, ctx.reverse, ctx.vectors, ctx.count = graph, reverse, vectors, len(flat)
-        ctx.set_materialize_grads(False)
-        ctx.save_for_backward(*flat, found.y, *found.kept)
+        _keep(ctx, graph, reverse, vectors, flat, (found.y, *found.kept))
         return found.y, *found.final
 
     @staticmethod
@@ -279,9 +287,7 @@ class _Recomputed(torch.autograd.Function):
             first.append(states)
             given = operands._replace(x=x[part], states=states)
             states = forward_pass(graph, reverse, given, training=False, y=y[part]).final
-        ctx.graph, ctx.reverse, ctx.vectors, ctx.count = graph, reverse, vectors, len(flat)
-        ctx.set_materialize_grads(False)
-        ctx.save_for_backward(*flat, *(state for row in first[1:] for state in row))
+        _keep(ctx, graph, reverse, vectors, flat, [state for row in first[1:] for state in row])
         return y, *states
 
     @staticmethod

@@ -42,6 +42,10 @@ class Shape:
     P: int
     projected: bool = False
 
+    def aligned(self, vectors: Vectors) -> bool:
+        """Whether no vector crosses the edge of a row."""
+        return not any(size % vectors.lanes for size in (self.H, self.I, self.P))
+
 
 @dataclass(frozen=True)
 class Grid:
