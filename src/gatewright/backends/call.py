@@ -13,7 +13,8 @@ from gatewright.compiler.interpret import GraphCell
 from gatewright.compiler.language import Cell
 
 
-@dataclass(frozen=True)
+# not frozen, as both are made in every call and a frozen one takes four times as long to make
+@dataclass(slots=True, eq=False)
 class Weights:
     """The parameters of one layer in one direction.
 
@@ -34,7 +35,7 @@ class Weights:
     vectors: Mapping[str, Tensor] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True, eq=False)
 class Call:
     """One layer of one direction over a whole sequence.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from gatewright.backends.call import Backend, Call, Result
 from gatewright.backends.cpu.backend import CpuBackend
@@ -19,8 +19,7 @@ CHOICES = ("auto", *BACKENDS)
 """What ``layer.backend`` may be."""
 
 
-@dataclass(frozen=True)
-class Route:
+class Route(NamedTuple):
     """The backend that a call takes.
 
     Attributes:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 import torch
 from torch import Tensor
@@ -14,8 +13,7 @@ from gatewright.errors import InputError
 SequenceInput = Tensor | PackedSequence
 
 
-@dataclass(frozen=True)
-class Expectation:
+class Expectation(NamedTuple):
     """What a layer expects of its input and its state.
 
     Attributes:
@@ -43,8 +41,7 @@ class Expectation:
         raise InputError(f"{self.layer}: {message}", hint)
 
 
-@dataclass(frozen=True)
-class SequenceBatch:
+class SequenceBatch(NamedTuple):
     """An input, time-major, and the way back to the caller's layout.
 
     Attributes:

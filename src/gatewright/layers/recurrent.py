@@ -80,6 +80,7 @@ class Recurrent(nn.Module):
         self.recompute = recompute
         self._backend = "auto"
         self._check_arguments(dtype)
+        self._names = {row: self._weight_names(*row) for row in self._layers_and_suffixes()}
         for layer, suffix in self._layers_and_suffixes():
             for name, shape in self._parameter_shapes(layer).items():
                 parameter = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
@@ -170,22 +171,34 @@ class Recurrent(nn.Module):
             else:
                 nn.init.uniform_(parameter, -bound, bound)
 
-    def _weights(self, layer: int, suffix: str) -> Weights:
-        def parameter(name: str) -> Any:
-            return getattr(self, f"{name}_l{layer}{suffix}", None)
+    def _weight_names(self, layer: int, suffix: str) -> tuple[tuple[str | None, ...], tuple[str, ...]]:
+        """The parameters in the order of ``Weights``, None for one that there is not, then the vectors'."""
+        shapes = self._parameter_shapes(layer)
+        maps = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr")
+        vectors = tuple(f"vector_{name}_l{layer}{suffix}" for name in self.cell.graph.vector_weights)
+        return tuple(f"{name}_l{layer}{suffix}" if name in shapes else None for name in maps), vectors
 
-        vectors = {name: parameter(f"vector_{name}") for name in self.cell.graph.vector_weights}
-        names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr")
-        return Weights(*(parameter(name) for name in names), vectors=vectors)
+    def _weights(self, layer: int, suffix: str) -> Weights:
+        maps, vectors = self._names[layer, suffix]
+        weights = Weights(*[None if name is None else self._weight(name) for name in maps])  # type: ignore[arg-type]
+        if vectors:
+            names = self.cell.graph.vector_weights
+            weights.vectors = dict(zip(names, map(self._weight, vectors), strict=True))
+        return weights
+
+    def _weight(self, name: str) -> Any:
+        # a parametrized weight is an attribute; a parameter is found sooner where it is registered
+        found = self._parameters.get(name)
+        return getattr(self, name) if found is None else found
 
     def _expectation(self) -> Expectation:
         graph = self.cell.graph
-        weight: Tensor = self.weight_ih_l0  # type: ignore[assignment]  # registered by name
+        weight: Tensor = self._weight("weight_ih_l0")
         return Expectation(
             layer=type(self).__name__,
             input_size=self.input_size,
             state_sizes=tuple(
-                self.output_size if s == graph.output else self.hidden_size for s in graph.states
+                [self.output_size if s == graph.output else self.hidden_size for s in graph.states]
             ),
             state_names=graph.states,
             rows=self.num_layers * self._directions,
@@ -202,7 +215,7 @@ class Recurrent(nn.Module):
         for direction in range(self._directions):
             row = layer * self._directions + direction
             weights = self._weights(layer, "_reverse" if direction else "")
-            first = tuple(state[row] for state in states)
+            first = tuple([state[row] for state in states])
             calls.append(Call(self.cell, data, weights, first, bool(direction), sizes, self.recompute))
         return calls
 

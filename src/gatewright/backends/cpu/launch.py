@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from array import array
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
@@ -57,7 +58,6 @@ class _Prepared:
         self.shape, self.grid, self._key, self._make = shape, grid, key, make
         names = (*SYSTEM, *GRID, *layout.pointers, *layout.numbers)
         self.place = {name: index for index, name in enumerate(names)}
-        self._words = ctypes.c_int64 * len(names)
         counters = 8 * LINE_WORDS * (1 + grid.row_groups)
         areas = {"barriers": counters, "status": _LINE} | areas
         self._cleared = counters + _LINE
@@ -76,20 +76,20 @@ class _Prepared:
             "column_groups": grid.column_groups,
         }
         known |= {name: getattr(shape, name) for name in SIZES} | fixed
-        self._template = [known.get(name, 0) for name in names]
+        self._template = array("q", [known.get(name, 0) for name in names])
         self._rows, self._columns = self.place["row_groups"], self.place["column_groups"]
         self._status = self.place["status"]
         self._library: engine.Library | None = None
 
-    def words(self) -> ctypes.Array[ctypes.c_int64]:
+    def words(self) -> array[int]:
         """A new list of arguments with all that is known filled in."""
-        return self._words(*self._template)
+        return self._template[:]
 
     def source(self) -> str:
         """The kernel as LLVM's text."""
         return self._make()
 
-    def run(self, words: ctypes.Array[ctypes.c_int64]) -> None:
+    def run(self, words: array[int]) -> None:
         """Run the kernel in a work space of the pool."""
         if self._library is None:
             self._library = engine.library(self._key, self._make)
@@ -281,7 +281,7 @@ class Backward(_Prepared):
         return dx, dweights, dvectors, dfirst
 
 
-def set_kept(words: Any, place: dict[str, int], plan: Schedule, kept: Sequence[Tensor]) -> None:
+def set_kept(words: array[int], place: dict[str, int], plan: Schedule, kept: Sequence[Tensor]) -> None:
     """What a forward pass keeps, as arguments of a kernel."""
     histories = list(kept)
     if plan.saved:
@@ -292,7 +292,7 @@ def set_kept(words: Any, place: dict[str, int], plan: Schedule, kept: Sequence[T
         words[place[name]] = history.data_ptr()
 
 
-def set_sequence(words: Any, place: dict[str, int], name: str, tensor: Tensor, reverse: bool) -> None:
+def set_sequence(words: array[int], place: dict[str, int], name: str, tensor: Tensor, reverse: bool) -> None:
     """A sequence ``[T, B, ·]`` as pointer and strides, beginning with the step that is run first."""
     step, row, _ = tensor.stride()
     pointer = tensor.data_ptr()

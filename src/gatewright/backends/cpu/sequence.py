@@ -52,10 +52,11 @@ class Operands(NamedTuple):
         x = self.x.resolve_neg() if self.x.is_neg() else self.x
         x = x if x.stride(2) == 1 else x.contiguous()
         weight_ih, weight_hh, bias_ih, bias_hh, weight_hr = self.weights
-        weight_hh = x.new_empty(0) if weight_hh is None else weight_hh
+        nothing = _nothing(x.dtype)
+        weight_hh = nothing if weight_hh is None else weight_hh
         bias_ih = x.new_zeros(len(weight_ih)) if bias_ih is None else bias_ih
         bias_hh = x.new_zeros(len(weight_hh)) if bias_hh is None else bias_hh
-        weight_hr = x.new_empty(0) if weight_hr is None else weight_hr
+        weight_hr = nothing if weight_hr is None else weight_hr
         weights = tuple(_plain(w) for w in (weight_ih, weight_hh, bias_ih, bias_hh, weight_hr))
         vectors = tuple(_plain(vector) for vector in self.vectors)
         return Operands(x, weights, vectors, tuple(_plain(state) for state in self.states))
@@ -71,6 +72,12 @@ class Operands(NamedTuple):
 def _plain(tensor: Tensor) -> Tensor:
     """A tensor whose memory is its values, one behind the other."""
     return tensor.resolve_neg().contiguous() if tensor.is_neg() else tensor.contiguous()
+
+
+@lru_cache(maxsize=2)
+def _nothing(dtype: torch.dtype) -> Tensor:
+    """A weight of no size."""
+    return torch.empty(0, dtype=dtype, device="cpu")
 
 
 class Pass(NamedTuple):

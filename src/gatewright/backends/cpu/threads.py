@@ -10,6 +10,7 @@ import os
 import sys
 import threading
 import time
+from array import array
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
@@ -165,7 +166,7 @@ def note_waits(waits: int) -> None:
     _state.crowded_until = now + _state.retreat
 
 
-def launch(library: Library, words: ctypes.Array[ctypes.c_int64], threads: int) -> bool:
+def launch(library: Library, words: array[int], threads: int) -> bool:
     """Run a kernel.
 
     Args:
@@ -177,7 +178,7 @@ def launch(library: Library, words: ctypes.Array[ctypes.c_int64], threads: int) 
         False when there were not as many threads: nothing was done. A team of OpenMP that was too small says
         so in the kernel's status instead.
     """
-    arguments = ctypes.addressof(words)
+    arguments, _ = words.buffer_info()
     if threads == 1:
         library.run(arguments, 0)
         return True
