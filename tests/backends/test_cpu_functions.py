@@ -18,7 +18,8 @@ from gatewright.backends.cpu.functions import (
     MULTIPLIED_POWERS,
     power_of,
 )
-from gatewright.backends.cpu.simd import Code, Vectors
+from gatewright.backends.cpu.simd import Code
+from gatewright.backends.cpu.vectors import Vectors
 from gatewright.compiler.operations import OPERATIONS, SOFTPLUS_THRESHOLD
 
 llvm = pytest.importorskip("llvmlite.binding", reason="the CPU backend is compiled by llvmlite")

@@ -3,91 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
-from gatewright.backends.cpu.kernel import Elements, Kernel, Layout, Place, Tiles
+from gatewright.backends.cpu.kernel import Elements, Kernel, Place
+from gatewright.backends.cpu.layout import Tile, Tiles, backward_layout
 from gatewright.backends.cpu.products import (
     Term,
-    Tile,
     column_sum_function,
     pack_rows_function,
     panel_size,
     product_function,
     token_sum_function,
 )
-from gatewright.backends.cpu.simd import Vectors
+from gatewright.backends.cpu.vectors import Vectors
 from gatewright.backends.cpu.weight_gradients import WeightGradients
 from gatewright.compiler.schedule import Schedule, Stage
-
-
-@dataclass(frozen=True)
-class Run:
-    """Maps of a group whose adjoints stand side by side, so that one loop multiplies them all.
-
-    Attributes:
-        name: of the packed weights.
-        segment: the first of them.
-        maps: their places among the recurrent maps.
-    """
-
-    name: str
-    segment: int
-    maps: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class BackwardLayout(Layout):
-    """What the backward kernel is given.
-
-    Attributes:
-        runs: of each group.
-    """
-
-    runs: tuple[tuple[Run, ...], ...]
-
-
-def backward_layout(plan: Schedule) -> BackwardLayout:
-    """The layout of the backward kernel of a cell."""
-    graph = plan.graph
-    segments = {segment.node for segment in plan.segments}
-    crossing = {node for stage in plan.backward for node in stage.crossing}
-    runs = tuple(_runs(plan, number) for number in range(len(plan.groups)))
-    pointers = ["x", "y", "dy", "w_ih", "w_hh", "saved", "adjoints", "work", "means", "zeros"]
-    pointers += ["dx", "dw_ih", "dw_hh", "db_ih", "db_hh", "packed_ih"]
-    pointers += ["w_hr", "dw_hr", "packed_hr", "hidden", "projected"]
-    pointers += [run.name for group in runs for run in group]
-    for vector in range(len(graph.vector_weights)):
-        pointers += [f"vector_{vector}", f"dvector_{vector}"]
-    for state in range(len(graph.states)):
-        pointers += [
-            f"first_{state}",
-            f"history_{state}",
-            f"dfinal_{state}",
-            f"dfirst_{state}",
-            f"carry_{state}",
-        ]
-    return BackwardLayout(
-        pointers=tuple(pointers),
-        numbers=("x_step", "x_row", "y_step", "dy_step", "dy_row", "dx_step", "need_dx"),
-        work=tuple(sorted(crossing - segments)),
-        means=tuple(node for stage in plan.backward for node in stage.means),
-        runs=runs,
-    )
-
-
-def _runs(plan: Schedule, number: int) -> tuple[Run, ...]:
-    place = {s.recurrent_map: index for index, s in enumerate(plan.segments) if s.recurrent_map is not None}
-    order = sorted((place[row], row) for row in plan.groups[number].maps)
-    runs: list[list[tuple[int, int]]] = []
-    for segment, row in order:
-        if runs and runs[-1][-1][0] == segment - 1:
-            runs[-1].append((segment, row))
-        else:
-            runs.append([(segment, row)])
-    return tuple(
-        Run(f"packed_{number}_{index}", run[0][0], tuple(row for _, row in run))
-        for index, run in enumerate(runs)
-    )
 
 
 def backward_module(

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
 
-from gatewright.backends.cpu.simd import ELEMENT_BITS, Vectors
+from gatewright.backends.cpu.vectors import ELEMENT_BITS, Vectors
 from gatewright.errors import InputError
 
 if TYPE_CHECKING:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-from gatewright.backends.cpu.kernel import Elements, Kernel, Layout, Place, Tiles
+from gatewright.backends.cpu.kernel import Elements, Kernel, Place
+from gatewright.backends.cpu.layout import Tiles, forward_layout
 from gatewright.backends.cpu.products import (
     Term,
     pack_columns_function,
@@ -12,40 +11,8 @@ from gatewright.backends.cpu.products import (
     panel_size,
     product_function,
 )
-from gatewright.backends.cpu.simd import Vectors
+from gatewright.backends.cpu.vectors import Vectors
 from gatewright.compiler.schedule import Schedule, Stage
-
-
-@dataclass(frozen=True)
-class ForwardLayout(Layout):
-    """What the forward kernel is given.
-
-    Attributes:
-        saved: nodes written for the gradient.
-    """
-
-    saved: tuple[int, ...]
-
-
-def forward_layout(plan: Schedule, training: bool) -> ForwardLayout:
-    """The layout of the forward kernel of a cell."""
-    graph = plan.graph
-    saved = plan.saved if training else ()
-    elsewhere = {*saved, *graph.results}
-    crossing = {node for stage in plan.forward for node in stage.crossing}
-    pointers = ["x", "y", "w_ih", "w_hh", "b_ih", "b_hh", "w_hr", "zeros", "maps", "packed_ih", "packed_hr"]
-    pointers += ["saved", "work", "means", "hidden"]
-    pointers += [f"packed_{number}" for number in range(len(plan.groups))]
-    pointers += [f"vector_{number}" for number in range(len(graph.vector_weights))]
-    for state in range(len(graph.states)):
-        pointers += [f"first_{state}", f"history_{state}", f"final_{state}"]
-    return ForwardLayout(
-        pointers=tuple(pointers),
-        numbers=("x_step", "x_row", "y_step", "history_mask"),
-        work=tuple(sorted(node for node in crossing if node not in elsewhere)),
-        saved=saved,
-        means=tuple(node for stage in plan.forward for node in stage.means),
-    )
 
 
 def forward_module(

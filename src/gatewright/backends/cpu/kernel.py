@@ -13,41 +13,18 @@ from dataclasses import dataclass
 
 from gatewright.backends.cpu.entry import barrier_function, entry_function
 from gatewright.backends.cpu.functions import FUNCTIONS, power_of
+from gatewright.backends.cpu.layout import LINE_WORDS, SYSTEM, Layout, Tile, Tiles
 from gatewright.backends.cpu.products import (
     Accumulators,
     Term,
-    Tile,
     edge_mask,
     panel_size,
     row_pointers,
 )
-from gatewright.backends.cpu.simd import Code, Vectors
+from gatewright.backends.cpu.simd import Code
+from gatewright.backends.cpu.vectors import Vectors
 from gatewright.compiler.graph import Node
 from gatewright.compiler.schedule import Schedule
-
-LINE_WORDS = 8
-"""Words between the counters of two barriers, so that each has a cache line of its own."""
-
-SIZES = ("T", "B", "H", "I", "P")
-GRID = (*SIZES, "row_groups", "column_groups", "chunk")
-SYSTEM = ("thread_number", "thread_count", "yield", "barriers", "status")
-
-
-@dataclass(frozen=True)
-class Tiles:
-    """The tiles of one kernel.
-
-    Attributes:
-        stages: of each stage; a stage without a product has a tile without maps.
-        product: of products over many tokens.
-        sums: of sums over tokens.
-        projection: of the product that projects the output, or of its transpose.
-    """
-
-    stages: tuple[Tile, ...]
-    product: Tile
-    sums: Tile
-    projection: Tile
 
 
 @dataclass(frozen=True)
@@ -62,23 +39,6 @@ class Place:
         """Pointer to a row and column."""
         offset = code.add_int(code.add_int(code.multiply_int(row, self.stride), self.offset), column)
         return code.at(self.base, offset)
-
-
-@dataclass(frozen=True)
-class Layout:
-    """What a kernel is given, and where values of a step stand.
-
-    Attributes:
-        pointers: names of its arguments that are pointers.
-        numbers: names of its arguments that are numbers.
-        work: nodes that cross from one stage to the next in work space.
-        means: nodes that are means over ``H``.
-    """
-
-    pointers: tuple[str, ...]
-    numbers: tuple[str, ...]
-    work: tuple[int, ...]
-    means: tuple[int, ...]
 
 
 class Elements:
@@ -139,7 +99,7 @@ class Kernel:
         self.output = self.graph.state_index(self.graph.output)
         self.declarations: set[str] = set()
         self.code = Code(vectors, self.declarations)
-        self.names = (*SYSTEM, *GRID, *layout.pointers, *layout.numbers)
+        self.names = layout.names
         self.word: dict[str, str] = {}
         are_pointers = {*SYSTEM, *layout.pointers}
         for index, name in enumerate(self.names):

@@ -12,12 +12,9 @@ import torch
 from torch import Tensor
 
 from gatewright.backends.cpu import engine, memory, threads, tiling
-from gatewright.backends.cpu.backward import backward_layout, backward_module
-from gatewright.backends.cpu.forward import forward_layout, forward_module
-from gatewright.backends.cpu.kernel import GRID, LINE_WORDS, SIZES, SYSTEM, Layout
-from gatewright.backends.cpu.products import Tile
-from gatewright.backends.cpu.simd import Vectors
+from gatewright.backends.cpu.layout import LINE_WORDS, SIZES, Layout, Tile, backward_layout, forward_layout
 from gatewright.backends.cpu.tiling import Grid, Shape
+from gatewright.backends.cpu.vectors import Vectors
 from gatewright.compiler.graph import Graph
 from gatewright.compiler.schedule import Schedule, schedule
 
@@ -56,7 +53,7 @@ class _Prepared:
         make: Callable[[], str],
     ) -> None:
         self.shape, self.grid, self._key, self._make = shape, grid, key, make
-        names = (*SYSTEM, *GRID, *layout.pointers, *layout.numbers)
+        names = layout.names
         self.place = {name: index for index, name in enumerate(names)}
         counters = 8 * LINE_WORDS * (1 + grid.row_groups)
         areas = {"barriers": counters, "status": _LINE} | areas
@@ -168,7 +165,7 @@ class Forward(_Prepared):
         super().__init__(
             layout, shape, fixed, areas, grid,
             f"forward {training} {projected} {aligned} {vectors} {tiles} {_signature(graph)}",
-            lambda: forward_module(plan, vectors, tiles, aligned, projected, training, pause),
+            lambda: _forward_text(plan, vectors, tiles, aligned, projected, training, pause),
         )  # fmt: skip
 
     def __call__(
@@ -236,7 +233,7 @@ class Backward(_Prepared):
         super().__init__(
             layout, shape, fixed, areas, grid,
             f"backward {projected} {aligned} {vectors} {tiles} {_signature(plan.graph)}",
-            lambda: backward_module(plan, vectors, tiles, aligned, projected, pause),
+            lambda: _backward_text(plan, vectors, tiles, aligned, projected, pause),
         )  # fmt: skip
 
     def __call__(
@@ -303,6 +300,19 @@ def set_sequence(words: array[int], place: dict[str, int], name: str, tensor: Te
     words[place[f"{name}_step"]] = step
     if f"{name}_row" in place:
         words[place[f"{name}_row"]] = row
+
+
+# what writes kernels is loaded when one is to be written: most calls find theirs on the disk
+def _forward_text(*arguments: Any) -> str:
+    from gatewright.backends.cpu.forward import forward_module
+
+    return forward_module(*arguments)
+
+
+def _backward_text(*arguments: Any) -> str:
+    from gatewright.backends.cpu.backward import backward_module
+
+    return backward_module(*arguments)
 
 
 def _packed(tile: Tile, vectors: Vectors, inner: int, columns: int) -> int:

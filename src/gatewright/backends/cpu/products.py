@@ -10,33 +10,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from gatewright.backends.cpu.simd import Code, Vectors
+from gatewright.backends.cpu.layout import Tile
+from gatewright.backends.cpu.simd import Code
+from gatewright.backends.cpu.vectors import Vectors
 
 UNROLL = 2
 """Steps of the inner dimension in one turn of the loop."""
-
-
-@dataclass(frozen=True)
-class Tile:
-    """The shape of a tile.
-
-    Attributes:
-        rows: rows of the left operand.
-        blocks: vectors of columns.
-        maps: products that share the left operand.
-    """
-
-    rows: int
-    blocks: int
-    maps: int = 1
-
-    def width(self, vectors: Vectors) -> int:
-        """Columns of one map in a tile."""
-        return self.blocks * vectors.lanes
-
-    def with_maps(self, maps: int) -> Tile:
-        """As many rows and blocks, with another number of maps."""
-        return Tile(self.rows, self.blocks, maps)
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from gatewright.backends.cpu.kernel import Tiles
-from gatewright.backends.cpu.products import Tile
-from gatewright.backends.cpu.simd import Vectors
+from gatewright.backends.cpu.layout import Tile, Tiles
+from gatewright.backends.cpu.vectors import Vectors
 from gatewright.compiler.schedule import Schedule
 
 MOST_ROWS = 8
