@@ -6,8 +6,9 @@ from typing import Any
 
 import torch
 
+from gatewright.backends import sequence
 from gatewright.backends.call import Call, Result, transform_refusal
-from gatewright.backends.cpu import engine, launch, sequence
+from gatewright.backends.cpu import engine, launch, passes
 
 _PLAIN = (torch.Tensor, torch.nn.Parameter)
 
@@ -49,15 +50,15 @@ class CpuBackend:
         """Instruction set, threads, tiles, and what is kept for the gradient."""
         if 0 in call.x.shape[:2]:
             return ("nothing to compute",)
-        return sequence.describe(call)
+        return passes.describe(call)
 
     def kernel_source(self, call: Call) -> str:
         """LLVM's text."""
-        return "" if 0 in call.x.shape[:2] else sequence.kernel_source(call)
+        return "" if 0 in call.x.shape[:2] else passes.kernel_source(call)
 
     def run(self, call: Call) -> Result:
         """Run the kernels, as a registered operator where torch traces."""
-        return _operator().run(call) if torch.compiler.is_compiling() else sequence.run(call)
+        return _operator().run(call) if torch.compiler.is_compiling() else sequence.run(call, passes)
 
 
 def _unfit(call: Call) -> str | None:

@@ -14,12 +14,11 @@ from torch import Tensor
 
 from gatewright.backends.call import Call, Result
 from gatewright.backends.cpu import engine, launch
-from gatewright.backends.cpu.sequence import (
+from gatewright.backends.cpu.passes import backward_pass, forward_pass
+from gatewright.backends.sequence import (
     WEIGHTS,
     Operands,
     Pass,
-    backward_pass,
-    forward_pass,
     graph_of,
     hoisted,
     operands_of,

@@ -1,0 +1,269 @@
+"""Kernels over a whole sequence as one differentiable function of torch.
+
+A backend brings the two passes; what is kept for the gradient is its own affair.
+Gradients come from the derived kernel. A gradient that is to be differentiated again is computed through the
+equations, so that any order is right.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from gatewright.backends.call import Call, Result, Weights
+from gatewright.backends.eager import EagerBackend
+from gatewright.compiler.graph import Graph
+from gatewright.compiler.interpret import GraphCell
+from gatewright.compiler.schedule import schedule
+
+WEIGHTS = 5
+"""weight_ih, weight_hh, bias_ih, bias_hh, weight_hr: the weights every cell may have."""
+
+FEWEST_STEPS = 16
+SEGMENTS = 8
+"""Where gates are computed again: the segments of a sequence, and the fewest steps of one."""
+
+
+class Operands(NamedTuple):
+    """What a pass reads, as ``Call`` has it, with the vector weights of the lowered graph."""
+
+    x: Tensor
+    weights: Any  # weight_ih, then weight_hh, bias_ih, bias_hh and weight_hr, of which any may be None
+    vectors: tuple[Tensor, ...]
+    states: tuple[Tensor, ...]
+
+    def flat(self) -> tuple[Tensor | None, ...]:
+        """All of them in one row."""
+        return self.x, *self.weights, *self.vectors, *self.states
+
+    @classmethod
+    def of(cls, flat: Sequence[Any], vectors: int) -> Operands:
+        """From one row, with so many vector weights."""
+        first, second = 1 + WEIGHTS, 1 + WEIGHTS + vectors
+        return cls(flat[0], tuple(flat[1:first]), tuple(flat[first:second]), tuple(flat[second:]))
+
+    def sizes(self, graph: Graph) -> tuple[int, int, int, int, int, bool]:
+        """T, B, I, H, P, and whether the output is projected."""
+        hidden = self.weights[0].shape[0] // len(graph.input_maps)
+        width = self.states[graph.state_index(graph.output)].shape[1]
+        steps, batch, features = self.x.shape
+        return steps, batch, features, hidden, width, self.weights[4] is not None
+
+
+class Pass(NamedTuple):
+    """What a forward pass gives, and what it keeps for the gradient.
+
+    Attributes:
+        y: the output.
+        final: the final states.
+        kept: the saved nodes, when there are any, then the values of the states that are no output, then the
+            output before it is projected.
+    """
+
+    y: Tensor
+    final: tuple[Tensor, ...]
+    kept: tuple[Tensor, ...] = ()
+
+
+def hoisted(cell: str, *weights: Tensor) -> tuple[Tensor, ...]:
+    """The vector weights of the lowered graph, from those of the cell in their order."""
+    graph = graph_of(cell)
+    return schedule(graph).lowered.vectors(dict(zip(graph.vector_weights, weights, strict=True)))
+
+
+@lru_cache(maxsize=256)
+def graph_of(cell: str) -> Graph:
+    """The graph of a text."""
+    return Graph.from_json(cell)
+
+
+def operands_of(call: Call, hoist: Callable[..., tuple[Tensor, ...]] = hoisted) -> Operands:
+    """The operands of a call; expressions of vector weights are computed here, once, by ``hoist``."""
+    weights = call.weights
+    vectors = ()
+    if call.cell.graph.vector_weights:
+        given = (weights.vectors[name] for name in call.cell.graph.vector_weights)
+        vectors = hoist(call.cell.serialized, *given)
+    maps = (weights.weight_ih, weights.weight_hh, weights.bias_ih, weights.bias_hh, weights.weight_hr)
+    return Operands(call.x, maps, vectors, call.states)
+
+
+def records_gradient(operands: Operands) -> bool:
+    """Whether autograd will ask for gradients of a call."""
+    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in operands.flat())
+
+
+class Passes(Protocol):
+    """What runs the kernels of a backend."""
+
+    def forward_pass(
+        self, graph: Graph, reverse: bool, operands: Operands, *, training: bool, y: Tensor | None = None
+    ) -> Pass:
+        """Run from the first step to the last, and keep what the gradient needs where ``training``.
+
+        ``y`` is where the output is to stand, ``[T, B, P]``, if that is known.
+        """
+        ...
+
+    def backward_pass(
+        self,
+        graph: Graph,
+        reverse: bool,
+        operands: Operands,
+        found: Pass,
+        gradients: Sequence[Tensor | None],
+        need_dx: bool,
+    ) -> Operands:
+        """The gradients by the operands, from those by the output and by the final states; None for zero.
+
+        That by ``x`` is empty when it is not wanted, and there are gradients of weights that are missing, to
+        be left aside.
+        """
+        ...
+
+    def output(self, graph: Graph, operands: Operands) -> Tensor:
+        """An uninitialised output ``[T, B, P]``."""
+        ...
+
+
+class Way(NamedTuple):
+    """How the operands of a call are run."""
+
+    passes: Passes
+    graph: Graph
+    reverse: bool
+    vectors: int  # how many there are
+
+
+def run(call: Call, passes: Passes) -> Result:
+    """Run a call on the kernels of a backend."""
+    operands = operands_of(call)
+    if records_gradient(operands):
+        function = _Recomputed if call.recompute else _Sequence
+        way = Way(passes, call.cell.graph, call.reverse, len(operands.vectors))
+        y, *final = function.apply(way, *operands.flat())
+        return y, tuple(final)
+    found = passes.forward_pass(call.cell.graph, call.reverse, operands, training=False)
+    return found.y, found.final
+
+
+def wanted(found: Operands, flat: Sequence[Tensor | None], need_dx: bool) -> list[Tensor | None]:
+    """The gradients that autograd is to be given: none for what is missing or not wanted."""
+    gradients = [None if t is None else g for g, t in zip(found.flat(), flat, strict=True)]
+    return [gradients[0] if need_dx else None, *gradients[1:]]
+
+
+def _keep(ctx: Any, way: Way, flat: Sequence[Tensor | None], more: Sequence[Tensor]) -> None:
+    """Hand the operands, and what else a forward pass gives, to the backward pass."""
+    ctx.way, ctx.count = way, len(flat)
+    # a gradient that is zero is left out rather than filled
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(*flat, *more)
+
+
+class _Sequence(torch.autograd.Function):
+    """One layer of one direction over a whole sequence."""
+
+    @staticmethod
+    def forward(ctx: Any, way: Way, *flat: Tensor | None) -> Any:
+        operands = Operands.of(flat, way.vectors)
+        found = way.passes.forward_pass(way.graph, way.reverse, operands, training=True)
+        _keep(ctx, way, flat, (found.y, *found.kept))
+        return found.y, *found.final
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Any, ...]:
+        stored = ctx.saved_tensors
+        flat = stored[: ctx.count]
+        way, operands = ctx.way, Operands.of(flat, ctx.way.vectors)
+        if torch.is_grad_enabled():
+            return None, *through_equations(way.graph, way.reverse, operands, gradients)
+        found = Pass(stored[ctx.count], (), stored[ctx.count + 1 :])
+        need_dx = ctx.needs_input_grad[1]
+        given = way.passes.backward_pass(way.graph, way.reverse, operands, found, gradients, need_dx)
+        return None, *wanted(given, flat, need_dx)
+
+
+class _Recomputed(torch.autograd.Function):
+    """As ``_Sequence``, keeping outputs only: each segment is run again before its gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, way: Way, *flat: Tensor | None) -> Any:
+        operands = Operands.of(flat, way.vectors)
+        x, states = operands.x, operands.states
+        y = way.passes.output(way.graph, operands)
+        first = []
+        for part in _segments(x.shape[0], way.reverse):
+            first.append(states)
+            given = operands._replace(x=x[part], states=states)
+            states = way.passes.forward_pass(way.graph, way.reverse, given, training=False, y=y[part]).final
+        _keep(ctx, way, flat, [state for row in first[1:] for state in row])
+        return y, *states
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Any, ...]:
+        stored = ctx.saved_tensors
+        flat = stored[: ctx.count]
+        way, operands = ctx.way, Operands.of(flat, ctx.way.vectors)
+        if torch.is_grad_enabled():
+            return None, *through_equations(way.graph, way.reverse, operands, gradients)
+        dy, *dfinal = gradients
+        count, x, need_dx = len(operands.states), operands.x, ctx.needs_input_grad[1]
+        between = stored[ctx.count :]
+        first = [operands.states, *(between[i : i + count] for i in range(0, len(between), count))]
+        total: list[Any] = [None] * len(flat)
+        parts = _segments(x.shape[0], way.reverse)
+        dx = torch.empty_like(x) if need_dx else None
+        for part, states in reversed(list(zip(parts, first, strict=True))):
+            given = operands._replace(x=x[part], states=states)
+            found = way.passes.forward_pass(way.graph, way.reverse, given, training=True)
+            from_output = None if dy is None else dy[part]
+            d = way.passes.backward_pass(
+                way.graph, way.reverse, given, found, (from_output, *dfinal), need_dx
+            )
+            dfinal = list(d.states)
+            if dx is not None:
+                dx[part] = d.x
+            for place, gradient in enumerate((*d.weights, *d.vectors), start=1):
+                known = total[place]
+                total[place] = gradient if known is None else known.add_(gradient)
+        found = Operands.of([dx, *total[1 : len(flat) - count], *dfinal], way.vectors)
+        return None, *wanted(found, flat, need_dx)
+
+
+def _segments(steps: int, reverse: bool) -> list[slice]:
+    """Parts of a sequence in the order in which they are run."""
+    length = max(FEWEST_STEPS, -(-steps // SEGMENTS))
+    if not reverse:
+        return [slice(start, min(steps, start + length)) for start in range(0, max(steps, 1), length)]
+    return [slice(max(0, stop - length), stop) for stop in range(max(steps, 1), 0, -length)]
+
+
+def through_equations(
+    graph: Graph, reverse: bool, operands: Operands, gradients: Sequence[Tensor | None]
+) -> list[Tensor | None]:
+    """Gradients that can be differentiated again: those of the equations, run step by step."""
+    lowered = schedule(graph).graph
+    with torch.enable_grad():
+        # each operand under a name of its own: what leads from one to another is autograd's to follow
+        flat = [None if tensor is None else tensor.view_as(tensor) for tensor in operands.flat()]
+        operands = Operands.of(flat, len(operands.vectors))
+        vectors = dict(zip(lowered.vector_weights, operands.vectors, strict=True))
+        weights = Weights(*operands.weights, vectors=vectors)
+        call = Call(GraphCell(lowered), operands.x, weights, operands.states, reverse)
+        y, final = EagerBackend().run(call)
+        results = [(o, g) for o, g in zip((y, *final), gradients, strict=True) if g is not None]
+        found = iter(
+            torch.autograd.grad(
+                [o for o, _ in results],
+                [tensor for tensor in flat if tensor is not None and tensor.requires_grad],
+                [g for _, g in results],
+                create_graph=True,
+                allow_unused=True,
+            )
+        )
+    return [next(found) if tensor is not None and tensor.requires_grad else None for tensor in flat]
