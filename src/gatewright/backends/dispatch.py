@@ -7,11 +7,12 @@ from typing import NamedTuple
 from gatewright.backends.call import Backend, Call, Result
 from gatewright.backends.cpu.backend import CpuBackend
 from gatewright.backends.eager import EagerBackend
+from gatewright.backends.gpu.backend import GpuBackend
 from gatewright.backends.native import NativeBackend
 from gatewright.errors import InputError
 
 BACKENDS: dict[str, Backend] = {
-    backend.name: backend for backend in (CpuBackend(), NativeBackend(), EagerBackend())
+    backend.name: backend for backend in (CpuBackend(), NativeBackend(), GpuBackend(), EagerBackend())
 }
 """Every backend by name, the fastest first: ``"auto"`` takes the first that does not refuse."""
 

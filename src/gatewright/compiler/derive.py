@@ -124,7 +124,7 @@ class _Sweep(Tracer):
 
     def __init__(self, graph: Graph) -> None:
         super().__init__(graph.name)
-        self.expressions = _Simplified(graph.nodes)
+        self.expressions = Simplified(graph.nodes)
         self.adjoints: dict[int, int] = {}
         self._graph = graph
         self._place = {(node.operation, node.name): index for index, node in enumerate(graph.nodes)}
@@ -182,7 +182,7 @@ class _Sweep(Tracer):
             self._contribute(index, self.expressions.add(Node("transposed", operands, " ".join(names))))
 
 
-class _Simplified(Expressions):
+class Simplified(Expressions):
     """Expressions that lose what does nothing, and carry signs outwards, where they meet and cancel."""
 
     def apply(self, operation: str, *operands: int) -> int:
@@ -260,7 +260,7 @@ def _finished(
     kept = reachable(nodes, wanted)
     uses = Counter(operand for index in kept for operand in nodes[index].inputs)
     uses.update(set(wanted))
-    expressions = _Simplified(nodes[:first])
+    expressions = Simplified(nodes[:first])
     place = {index: index for index in range(first)}
     for index in sorted(index for index in kept if index >= first):
         node = nodes[index]

@@ -9,10 +9,7 @@ import torch
 from gatewright.backends import sequence
 from gatewright.backends.call import Call, Result, transform_refusal
 from gatewright.backends.cpu import engine, launch, passes
-
-_PLAIN = (torch.Tensor, torch.nn.Parameter)
-
-_NAMES = ("x", "weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr")
+from gatewright.backends.fit import misfit
 
 
 class CpuBackend:
@@ -37,7 +34,7 @@ class CpuBackend:
         reason = engine.refusal()
         if reason is not None:
             return reason
-        reason = _unfit(call)
+        reason = misfit(call)
         if reason is not None:
             return reason
         if torch._C._get_tracing_state() or torch._C._len_torch_dispatch_stack():
@@ -59,47 +56,6 @@ class CpuBackend:
     def run(self, call: Call) -> Result:
         """Run the kernels, as a registered operator where torch traces."""
         return _operator().run(call) if torch.compiler.is_compiling() else sequence.run(call, passes)
-
-
-def _unfit(call: Call) -> str | None:
-    """What a kernel could not read as memory of the right size: it would not notice."""
-    x, weights = call.x, call.weights
-    tensors = (
-        x, weights.weight_ih, weights.weight_hh, weights.bias_ih, weights.bias_hh, weights.weight_hr,
-        *weights.vectors.values(), *call.states,
-    )  # fmt: skip
-    shapes = _shapes(call)
-    for place, (tensor, shape) in enumerate(zip(tensors, shapes, strict=True)):
-        if tensor is None:
-            continue
-        plain = type(tensor) in _PLAIN and tensor.layout is torch.strided
-        if plain and tensor.shape == shape and tensor.dtype is x.dtype and tensor.is_cpu:
-            continue
-        name = [
-            *_NAMES,
-            *(f"vector_{v}" for v in weights.vectors),
-            *(f"state {s}" for s in call.cell.graph.states),
-        ]
-        if not plain:
-            kind = f"{type(tensor).__name__}, {tensor.layout}"
-            return f"its kernels read plain tensors, {name[place]} is a {kind}"
-        received = f"{list(tensor.shape)} of {tensor.dtype} on {tensor.device}"
-        return f"expected {name[place]} as {list(shape)} of {x.dtype} on cpu, received {received}"
-    return None
-
-
-def _shapes(call: Call) -> list[tuple[int, ...]]:
-    """The shape that each tensor of a call should have, as its first weight and its input have it."""
-    graph, weights, x = call.cell.graph, call.weights, call.x
-    inputs, features = weights.weight_ih.shape[0], x.shape[2]
-    hidden = inputs // len(graph.input_maps)
-    inputs, recurrent = len(graph.input_maps) * hidden, len(graph.recurrent_maps) * hidden
-    width = hidden if weights.weight_hr is None else weights.weight_hr.shape[0]
-    shapes: list[tuple[int, ...]] = [
-        x.shape, (inputs, features), (recurrent, width), (inputs,), (recurrent,), (width, hidden),
-    ]  # fmt: skip
-    shapes += [(hidden,)] * len(weights.vectors)
-    return shapes + [(x.shape[1], width if state == graph.output else hidden) for state in graph.states]
 
 
 def _operator() -> Any:

@@ -1,0 +1,1 @@
+"""Kernels for GPUs, written in Triton from a cell's schedule."""

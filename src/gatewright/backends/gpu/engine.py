@@ -1,0 +1,87 @@
+"""From a kernel's source to functions that can be launched; what the machine has."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import linecache
+import os
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+import torch
+
+from gatewright.backends.gpu.blocks import Device
+
+INTERPRETED_DEVICE = Device("Triton's interpreter", 132, 227 << 10)
+"""What the interpreter plays: an H100."""
+
+
+@lru_cache(maxsize=1)
+def interpreted() -> bool:
+    """Whether Triton runs its kernels step by step on the processor; it decides so when it is imported."""
+    return os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "on", "true", "yes")
+
+
+@lru_cache(maxsize=1)
+def has_triton() -> bool:
+    """Whether Triton is installed."""
+    return importlib.util.find_spec("triton") is not None
+
+
+def refusal(device: torch.device) -> str | None:
+    """Why no kernel can run on a device, or None."""
+    if not has_triton():
+        return "its kernels are compiled by triton, which is not installed"
+    if device.type == "cuda":
+        return None
+    if device.type == "cpu" and interpreted():
+        return None
+    hint = ", or on the CPU where TRITON_INTERPRET=1 was set before the start" if device.type == "cpu" else ""
+    return f"its kernels run on CUDA devices{hint}; the input is on {device}"
+
+
+@lru_cache(maxsize=16)
+def device_of(device: torch.device) -> Device:
+    """What counts of a device."""
+    if device.type != "cuda":
+        return INTERPRETED_DEVICE
+    found = torch.cuda.get_device_properties(device)
+    return Device(found.name, found.multi_processor_count, found.shared_memory_per_block_optin)
+
+
+@lru_cache(maxsize=1024)
+def functions(text: str) -> dict[str, Any]:
+    """The kernels of a module, by name in their order.
+
+    Triton reads the source of a function, and so finds it where Python looks for that of any module. What it
+    compiles it keeps on the disk itself.
+    """
+    digest = hashlib.sha256(text.encode()).hexdigest()[:16]
+    name = f"gatewright.backends.gpu.generated_{digest}"
+    filename = f"<{name}>"
+    linecache.cache[filename] = (len(text), None, text.splitlines(keepends=True), filename)
+    scope: dict[str, Any] = {"__name__": name}
+    exec(compile(text, filename, "exec"), scope)
+    return {key: value for key, value in scope.items() if key.startswith(("forward", "backward"))}
+
+
+def launch(
+    kernel: Any, programs: tuple[int, int], given: dict[str, Any], warps: int, *, together: bool = False
+) -> None:
+    """Launch a kernel.
+
+    Args:
+        kernel: one of ``functions``.
+        programs: over rows and columns.
+        given: its arguments by name; more may be given than it takes.
+        warps: of a program.
+        together: whether all programs must run at the same time.
+    """
+    arguments = [given[name] for name in kernel.arg_names]
+    options: dict[str, Any] = {"num_warps": warps, "num_stages": 1}
+    if together and not interpreted():
+        options["launch_cooperative_grid"] = True
+    run: Callable[..., Any] = kernel[programs]
+    run(*arguments, **options)
