@@ -80,18 +80,21 @@ def make_call(
     return Call(cell, normal(sizes.T, sizes.B, sizes.I), weights, states, reverse)
 
 
-def random_call(seed: int, dtype: torch.dtype) -> Call:
-    """A random cell, one in three with layer norms, called at random sizes."""
+def random_call(
+    seed: int, dtype: torch.dtype, steps: tuple[int, ...] = STEPS, *, project: bool = True
+) -> Call:
+    """A random cell, one in three with layer norms, called at random sizes, projected now and then."""
     tests = str(Path(__file__).parents[1] / "tests" / "compiler")
     if tests not in sys.path:
         sys.path.append(tests)
     from random_cells import random_cell
 
     pick = random.Random(seed).choice
-    sizes = Sizes(T=pick(STEPS), B=pick(BATCHES), I=pick(INPUTS), H=pick(HIDDEN))
+    sizes = Sizes(T=pick(steps), B=pick(BATCHES), I=pick(INPUTS), H=pick(HIDDEN))
     cell = random_cell(seed, layer_norm=seed % 3 == 0)
     bias, reverse = pick((True, True, False)), pick((True, False))
-    projected = pick((0, 1, sizes.H // 2, sizes.H - 1)) if cell.graph.projectable and sizes.H > 1 else 0
+    projectable = project and cell.graph.projectable and sizes.H > 1
+    projected = pick((0, 1, sizes.H // 2, sizes.H - 1)) if projectable else 0
     return make_call(cell, sizes, dtype, bias=bias, reverse=reverse, projected=projected, seed=seed)
 
 
@@ -182,12 +185,12 @@ def _right(call: Call, used: tuple[str, ...] | None = None) -> Found:
     return results(wider, "eager", used)
 
 
-def compare(call: Call, used: tuple[str, ...] | None = None) -> Errors:
-    """The errors of a call on the kernels; ``used`` as in ``results``."""
-    return _errors(results(call, "cpu", used), _right(call, used))
+def compare(call: Call, used: tuple[str, ...] | None = None, backend: str = "cpu") -> Errors:
+    """The errors of a call on the kernels of a backend; ``used`` as in ``results``."""
+    return _errors(results(call, backend, used), _right(call, used))
 
 
-def compare_random(call: Call) -> tuple[Errors, Errors, bool]:
+def compare_random(call: Call, backend: str = "cpu") -> tuple[Errors, Errors, bool]:
     """The errors of a random cell on the kernels, those of its equations, and whether it passes."""
     generator = torch.Generator().manual_seed(2)
 
@@ -197,7 +200,7 @@ def compare_random(call: Call) -> tuple[Errors, Errors, bool]:
         return (tensor.detach() * (1 + by)).requires_grad_(tensor.requires_grad)
 
     right = _right(call)
-    errors = _errors(results(call, "cpu"), right)
+    errors = _errors(results(call, backend), right)
     own = _errors(results(changed(call, moved), "eager"), right)
     return errors, own, errors.worst <= max(TOLERANCES[call.x.dtype], AMPLIFIED * own.worst)
 
