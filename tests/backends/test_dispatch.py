@@ -1,5 +1,7 @@
 """Which backend runs a call, and what a backend does with one layer of one direction."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -39,9 +41,17 @@ def make_call(cell, *, reverse=False, batch_sizes=None, bias=True, seed=0):
 
 
 def test_the_fastest_backend_comes_first():
-    assert CHOICES == ("auto", "cpu", "torch", "eager")
+    assert CHOICES == ("auto", "cpu", "torch", "gpu", "eager")
     assert all(backend.name == name for name, backend in BACKENDS.items())
     assert route(make_call(gw.CATALOGUE["gru"])).backend is BACKENDS["cpu"]
+
+
+def test_a_backend_for_another_device_is_not_asked():
+    """Of no use to a reader: a tensor on the CPU does not miss the GPU's kernels, nor the other way round."""
+    assert "gpu" not in route(make_call(two_stages, batch_sizes=(3, 2))).refusals
+    call = make_call(two_stages)
+    meta = replace(call, x=call.x.to("meta"))
+    assert list(route(meta).refusals) == ["torch"]
 
 
 def test_the_eager_backend_refuses_nothing():

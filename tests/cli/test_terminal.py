@@ -14,6 +14,7 @@ import pytest
 from bad_input_table import FIT, GOOD, SMALL, call
 from rich.console import Console
 
+import gatewright
 from gatewright.cli.main import main
 from gatewright.cli.output import PlainConsole
 from gatewright.cli.progress import TerminalWatcher
@@ -167,6 +168,7 @@ def test_help_lists_every_setting_with_its_default(monkeypatch):
     for words in ("--hidden-sizes", "default: 64,32", "--overwrite", "--resume", "--json"):
         assert words in out
     assert "130 interrupted" in call(["--help"])[1]
+    assert call(["--version"])[:2] == (0, f"gatewright {gatewright.__version__}")
 
 
 class Refusing(io.StringIO):

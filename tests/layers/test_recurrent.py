@@ -405,6 +405,29 @@ def test_explain_says_why_faster_backends_do_not_run():
     assert "not torch: torch projects the output of an LSTM only" in text
 
 
+def test_explain_inside_a_transform_of_torch_func():
+    layer = gw.GRU(3, 5, num_layers=2)
+    said = []
+
+    def loss(x):
+        said.append(gw.explain(layer, x))
+        return layer(x)[0].sum()
+
+    x = torch.randn(4, 2, 3)
+    torch.func.grad(loss)(x)
+    torch.func.vmap(loss)(x.expand(2, 4, 2, 3))
+    assert all(text.startswith("eager: ") for text in said)
+    assert all("not cpu: torch.func cannot transform its kernels" in text for text in said)
+
+
+@pytest.mark.parametrize("function", [gw.explain, gw.kernel_source])
+def test_what_is_no_layer_of_ours_has_nothing_to_explain(function):
+    for other in (torch.nn.GRU(3, 5), torch.nn.Sequential(gw.GRU(3, 5))):
+        with pytest.raises(gw.InputError, match="expected a recurrent layer of gatewright") as caught:
+            function(other, torch.randn(4, 2, 3))
+        assert "from_torch" in caught.value.hint
+
+
 def test_explain_changes_nothing():
     layer = gw.GRU(3, 5, 2, dropout=0.5)
     torch.manual_seed(3)
@@ -414,12 +437,14 @@ def test_explain_changes_nothing():
     assert torch.equal(torch.rand(1), expected)
 
 
-@pytest.mark.parametrize("choice", ["CPU", "gpu", "", None, 3], ids=str)
+@pytest.mark.parametrize("choice", ["CPU", "cuda", "", None, 3], ids=str)
 def test_an_unknown_backend_is_refused_and_the_choices_named(choice):
     layer = gw.GRU(3, 5)
     with pytest.raises(gw.InputError) as caught:
         layer.backend = choice
-    assert caught.value.message == f"backend: expected one of auto, cpu, torch, eager, received {choice!r}"
+    assert (
+        caught.value.message == f"backend: expected one of auto, cpu, torch, gpu, eager, received {choice!r}"
+    )
     assert caught.value.hint == "use 'auto'"
     assert layer.backend == "auto"
 

@@ -63,6 +63,8 @@ def test_saved_model_forecasts_the_same_and_takes_newer_and_unknown_series(tmp_p
     forecaster = fitted(table)
     forecaster.save(tmp_path / "run")
     loaded = gw.Forecaster.load(tmp_path / "run")
+    with pytest.raises(gw.InputError, match="expected a run folder, received the file"):
+        gw.Forecaster.load(tmp_path / "run" / "model.safetensors")
     assert loaded.predict(table).equals(forecaster.predict())
     more = frame(130, ("a", "b", "new"))
     forecast = loaded.predict(more)

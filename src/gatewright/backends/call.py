@@ -64,9 +64,15 @@ Result = tuple[Tensor, tuple[Tensor, ...]]
 
 
 class Backend(Protocol):
-    """A way to run a call."""
+    """A way to run a call.
+
+    Attributes:
+        name: by which it is asked for.
+        devices: types of those that ``"auto"`` takes it for; empty for all.
+    """
 
     name: str
+    devices: tuple[str, ...]
 
     def refusal(self, call: Call) -> str | None:
         """Why this backend cannot run the call, or None when it can."""
@@ -85,8 +91,17 @@ class Backend(Protocol):
         ...
 
 
+def following_refusal() -> str | None:
+    """Why kernels that only autograd understands cannot run: someone follows the call in another way."""
+    if torch._C._get_tracing_state() or torch._C._len_torch_dispatch_stack():
+        return "what is traced or followed operation by operation needs torch's operations"
+    if torch.autograd.forward_ad._current_level >= 0:
+        return "its kernels have no derivative in forward mode"
+    return transform_refusal()
+
+
 def transform_refusal() -> str | None:
     """Why kernels that only autograd understands cannot run: a transform of torch.func is at work."""
     if torch._C._functorch.peek_interpreter_stack() is None:  # pyright: ignore[reportAttributeAccessIssue]
         return None
-    return "transforms of torch.func go through the equations"
+    return "torch.func cannot transform its kernels"

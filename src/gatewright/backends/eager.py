@@ -18,6 +18,7 @@ class EagerBackend:
     """Step by step through the equations, with torch's autograd as the derivative."""
 
     name = "eager"
+    devices: tuple[str, ...] = ()
 
     def refusal(self, call: Call) -> str | None:
         """Nothing is refused."""

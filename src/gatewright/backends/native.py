@@ -14,6 +14,7 @@ class NativeBackend:
     """``torch.gru``, ``torch.lstm`` and ``torch.rnn_*``, for cells that name one of them."""
 
     name = "torch"
+    devices: tuple[str, ...] = ()
 
     def refusal(self, call: Call) -> str | None:
         """Cells torch does not have, and the few shapes its kernels do not take."""

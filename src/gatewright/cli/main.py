@@ -6,11 +6,13 @@ Exit codes: 0 done; 2 bad input, with a message on standard error; 130 interrupt
 from __future__ import annotations
 
 import sys
+from typing import Annotated
 
 import typer
 
+import gatewright
 from gatewright.cli import demo, fit, predict
-from gatewright.cli.output import say, use_any_encoding
+from gatewright.cli.output import deliver, say, use_any_encoding
 from gatewright.errors import InputError
 
 EXIT_BAD_INPUT = 2
@@ -23,6 +25,23 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        deliver(f"gatewright {gatewright.__version__}", remedy="open standard output")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=_version)
+    ] = False,
+) -> None:
+    pass
+
+
 app.command("demo")(demo.demo)
 app.command("fit")(fit.fit)
 app.command("predict")(predict.predict)

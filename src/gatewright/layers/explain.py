@@ -17,7 +17,11 @@ def explain(layer: Recurrent, x: SequenceInput) -> str:
     Returns:
         Text whose first line begins with the backend's name; then, for layers and directions that run alike,
         how they run, and each backend that was passed over with its reason.
+
+    Raises:
+        InputError: it is no recurrent layer of this package.
     """
+    _check_layer(layer, "explain")
     alike: dict[tuple[str, ...], list[str]] = {}
     names = []
     for suffix, call, route in layer.routes(x):
@@ -45,6 +49,7 @@ def kernel_source(layer: Recurrent, x: SequenceInput) -> str:
     Raises:
         InputError: no code is generated: another backend runs the input, or there is nothing to compute.
     """
+    _check_layer(layer, "kernel_source")
     alike: dict[str, list[str]] = {}
     for suffix, call, route in layer.routes(x):
         text = route.backend.kernel_source(call)
@@ -53,3 +58,12 @@ def kernel_source(layer: Recurrent, x: SequenceInput) -> str:
             raise InputError(f"kernel_source: {message}", "gatewright.explain(layer, x) says why")
         alike.setdefault(text, []).append(suffix)
     return "\n\n".join(f"; {', '.join(suffixes)}\n{text}" for text, suffixes in alike.items())
+
+
+def _check_layer(layer: object, function: str) -> None:
+    if not isinstance(layer, Recurrent):
+        hint = (
+            "give the layer itself, such as model.rnn; gatewright.from_torch(model) converts those of torch"
+        )
+        message = f"{function}: expected a recurrent layer of gatewright, received {type(layer).__name__}"
+        raise InputError(message, hint)

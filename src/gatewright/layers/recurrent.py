@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from gatewright.backends import dispatch
-from gatewright.backends.call import Call, Weights
+from gatewright.backends.call import Call, Weights, transform_refusal
 from gatewright.cells.catalogue import find_cell
 from gatewright.compiler.language import Cell
 from gatewright.errors import InputError
@@ -266,7 +266,11 @@ class Recurrent(nn.Module):
                 suffix = f"l{layer}_reverse" if call.reverse else f"l{layer}"
                 routes.append((suffix, call, dispatch.route(call, self._backend)))
             features = self.output_size * self._directions
-            data = data.new_empty(*data.shape[:-1], features).requires_grad_(data.requires_grad or trained)
+            graded = data.requires_grad or trained
+            data = data.new_empty(*data.shape[:-1], features)
+            # what torch.func transforms may not be told; no kernel that asks runs there
+            if graded and transform_refusal() is None:
+                data.requires_grad_()
         return routes
 
     def flatten_parameters(self) -> None:

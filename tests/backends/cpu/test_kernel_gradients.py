@@ -123,7 +123,7 @@ def test_forward_mode_goes_through_the_equations(cell):
     assert torch.allclose(found, expected, rtol=1e-12)
     with forward_ad.dual_level():
         dual = forward_ad.make_dual(x.detach(), tangent)
-        assert "not cpu: forward-mode differentiation goes through the equations" in gw.explain(layer, dual)
+        assert "not cpu: its kernels have no derivative in forward mode" in gw.explain(layer, dual)
         tangents = forward_ad.unpack_dual(loss(layer, parameters, dual)).tangent
     assert tangents is not None
     assert torch.allclose(tangents, expected, rtol=1e-12)

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from gatewright.backends import sequence
-from gatewright.backends.call import Call, Result, transform_refusal
+from gatewright.backends.call import Call, Result, following_refusal
 from gatewright.backends.cpu import engine, launch, passes
 from gatewright.backends.fit import misfit
 
@@ -16,6 +16,7 @@ class CpuBackend:
     """Fused kernels made from the cell's equations."""
 
     name = "cpu"
+    devices: tuple[str, ...] = ("cpu",)
 
     def refusal(self, call: Call) -> str | None:
         """What the kernels do not do: other devices and dtypes, packed sequences, transforms."""
@@ -37,11 +38,7 @@ class CpuBackend:
         reason = misfit(call)
         if reason is not None:
             return reason
-        if torch._C._get_tracing_state() or torch._C._len_torch_dispatch_stack():
-            return "what is traced or followed operation by operation goes through the equations"
-        if torch.autograd.forward_ad._current_level >= 0:
-            return "forward-mode differentiation goes through the equations"
-        return transform_refusal()
+        return following_refusal()
 
     def describe(self, call: Call) -> tuple[str, ...]:
         """Instruction set, threads, tiles, and what is kept for the gradient."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from gatewright.backends import sequence
-from gatewright.backends.call import Call, Result, transform_refusal
+from gatewright.backends.call import Call, Result, following_refusal
 from gatewright.backends.fit import misfit
 from gatewright.backends.gpu import engine, passes
 
@@ -14,6 +14,7 @@ class GpuBackend:
     """Kernels in Triton, made from the cell's equations."""
 
     name = "gpu"
+    devices: tuple[str, ...] = ("cuda",)
 
     def refusal(self, call: Call) -> str | None:
         """What the kernels do not do: other devices and dtypes, packed sequences, projections, transforms."""
@@ -33,11 +34,7 @@ class GpuBackend:
         reason = misfit(call)
         if reason is not None:
             return reason
-        if torch._C._get_tracing_state() or torch._C._len_torch_dispatch_stack():
-            return "what is traced or followed operation by operation goes through the equations"
-        if torch.autograd.forward_ad._current_level >= 0:
-            return "forward-mode differentiation goes through the equations"
-        return transform_refusal()
+        return following_refusal()
 
     def describe(self, call: Call) -> tuple[str, ...]:
         """Device, where the weights are, programs."""

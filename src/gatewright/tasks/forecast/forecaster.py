@@ -133,6 +133,10 @@ class Forecaster:
         Raises:
             InputError: there is no run, or it is damaged.
         """
+        if Path(folder).is_file():
+            raise InputError(
+                f"expected a run folder, received the file {folder}", "give the folder that it is in"
+            )
         model = ForecastModel.load(Path(folder) / MODEL)
         forecaster = cls(model.features.horizon)
         forecaster.model = model
