@@ -72,6 +72,43 @@ def test_what_the_text_says_is_what_is_run(folder, compiled):
     assert len(compiled) == len(list(folder.iterdir())) == 2
 
 
+def test_a_text_that_is_on_the_disk_is_not_made_again(folder, compiled):
+    engine.library("a text", lambda: TEXT.format(number=3))
+    assert "a text" not in engine._loaded
+    library = engine.library("a text", lambda: pytest.fail("made again"))
+    assert library.enter_address
+    assert len(compiled) == 1
+
+
+def test_code_does_not_outlive_a_change_of_what_writes_it(folder, compiled, monkeypatch):
+    assert loaded() == 7
+    monkeypatch.setattr(engine, "_writers", lambda: "other source")
+    assert loaded() == 7
+    assert len(compiled) == len(list(folder.iterdir())) == 2
+    monkeypatch.setattr(engine, "_writers", lambda: None)
+    assert loaded() == 7
+    assert len(compiled) == 3
+    assert len(list(folder.iterdir())) == 2
+
+
+def test_the_sum_of_the_source_follows_every_module_that_writes(monkeypatch):
+    """Of the modules that are loaded for a text, none may be missing in it."""
+    read = []
+    monkeypatch.setattr(Path, "read_bytes", lambda path: read.append(path.stem) or b"")
+    engine._writers.__wrapped__()
+    assert {
+        "forward",
+        "backward",
+        "kernel",
+        "products",
+        "functions",
+        "simd",
+        "schedule",
+        "derive",
+        "lower",
+    } <= set(read)
+
+
 def test_object_code_is_loaded_once_for_all_who_use_it(folder):
     one = engine.library("a test", lambda: TEXT.format(number=1))
     assert engine.library("a test", lambda: "not made again") is one

@@ -253,29 +253,47 @@ def library(key: str, make: Callable[[], str]) -> Library:
     with _lock:
         found = _loaded.get(key)
         if found is None:
-            found = _loaded[key] = Library(_code(make()))
+            found = _loaded[key] = Library(_code(key, make))
         return found
 
 
 # -------------------------------------------------------------------- on disk
 
 
-def _code(text: str) -> bytes:
-    """The object code of a module, from disk when it was compiled before."""
+def _code(key: str, make: Callable[[], str]) -> bytes:
+    """The object code of a module, from disk when it was compiled before: its text is then not made."""
     import llvmlite
     import llvmlite.binding as llvm
 
-    made_from = repr((llvmlite.__version__, llvm.llvm_version_info, _OPTIMISATION, machine(), text))
+    writers = _writers()
+    if writers is None:
+        return compile_text(make())
+    versions = (llvmlite.__version__, llvm.llvm_version_info, _OPTIMISATION)
+    made_from = repr((versions, machine(), writers, key))
     digest = hashlib.sha256(made_from.encode()).hexdigest()
     folder = _folder()
     if folder is None:
-        return compile_text(text)
+        return compile_text(make())
     path = folder / f"{digest}.o"
     code = _read(path, digest)
     if code is None:
-        code = compile_text(text)
+        code = compile_text(make())
         _write(path, digest, code)
     return code
+
+
+@lru_cache(maxsize=1)
+def _writers() -> str | None:
+    """A sum of all source that a text follows from, so that no code outlives a change; None without source."""
+    here = Path(__file__).parent
+    digest = hashlib.sha256()
+    try:
+        sources = sorted([*here.glob("*.py"), *(here.parents[1] / "compiler").glob("*.py")])
+        for path in sources:
+            digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    except OSError:
+        return None
+    return digest.hexdigest() if sources else None
 
 
 def _folder() -> Path | None:
