@@ -261,7 +261,7 @@ def library(key: str, make: Callable[[], str]) -> Library:
 
 
 def _code(key: str, make: Callable[[], str]) -> bytes:
-    """The object code of a module, from disk when it was compiled before: its text is then not made."""
+    """The object code of a module; where it is on the disk already, its text is not made."""
     import llvmlite
     import llvmlite.binding as llvm
 
@@ -284,7 +284,7 @@ def _code(key: str, make: Callable[[], str]) -> bytes:
 
 @lru_cache(maxsize=1)
 def _writers() -> str | None:
-    """A sum of all source that a text follows from, so that no code outlives a change; None without source."""
+    """A sum of all source that texts follow from, so that no code outlives a change; None without."""
     here = Path(__file__).parent
     digest = hashlib.sha256()
     try:
