@@ -21,6 +21,11 @@ import torch
 
 import gatewright as gw
 from gatewright.backends.cpu import engine, functions, launch, threads
+from gatewright.backends.gpu.blocks import choose_blocks
+from gatewright.backends.gpu.engine import INTERPRETED_DEVICE
+from gatewright.backends.gpu.forward import forward_source
+from gatewright.backends.gpu.kernel import Format
+from gatewright.compiler.schedule import schedule
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = ["README.md", "CONTRIBUTING.md", "docs/architecture.md", "docs/compiler.md"]
@@ -64,6 +69,14 @@ def emitted_forward(cell: gw.Cell, batch: int, size: int) -> str:
     return text.partition("; backward kernel")[0]
 
 
+def triton_forward(cell: gw.Cell, hidden: int) -> str:
+    """The forward kernel for a GPU, in bfloat16, without its imports."""
+    plan = schedule(cell.graph)
+    blocks = choose_blocks(plan, 100, 32, hidden, 2, INTERPRETED_DEVICE)
+    text = forward_source(plan, blocks, Format("bfloat16", "bfloat16", "ieee"), False, True)
+    return text.partition("\n\n\n")[2].strip()
+
+
 def error_table() -> str:
     """For each elementary function the largest error that was found, and the one that the tests allow."""
     lines = ["| function | float32 | float64 | bound |", "|---|---|---|---|"]
@@ -78,7 +91,12 @@ def error_table() -> str:
 
 def names() -> dict[str, object]:
     """What the expressions of a document may use."""
-    helpers = {"explained": explained, "emitted_forward": emitted_forward, "error_table": error_table}
+    helpers = {
+        "explained": explained,
+        "emitted_forward": emitted_forward,
+        "triton_forward": triton_forward,
+        "error_table": error_table,
+    }
     return {"gw": gw, "torch": torch, **gw.CATALOGUE, **helpers}
 
 

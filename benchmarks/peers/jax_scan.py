@@ -19,10 +19,17 @@ Parameters = dict[str, Any]
 
 
 class JaxPeer(Peer):
-    """A scan, unrolled or not, whichever is faster; minGRU also as an associative scan."""
+    """A scan, unrolled or not, whichever is faster; minGRU also as an associative scan.
+
+    Args:
+        dtype: of all numbers, as JAX names it.
+    """
 
     name = package = module = "jax"
     offers = {mode: tuple(GROUPS) for mode in MODES}  # noqa: RUF012 - never changed
+
+    def __init__(self, dtype: str = "float32") -> None:
+        self._dtype = dtype
 
     def prepare(self, problem: Problem, threads: int) -> Prepared:
         """Compile every variant and keep the fastest."""
@@ -30,8 +37,8 @@ class JaxPeer(Peer):
         import jax
 
         case = problem.case
-        parameters = _parameters(problem)
-        x, dy = jax.numpy.asarray(problem.x.numpy()), jax.numpy.asarray(problem.dy.numpy())
+        parameters = _parameters(problem, self._dtype)
+        x, dy = (jax.numpy.asarray(tensor.numpy(), self._dtype) for tensor in (problem.x, problem.dy))
         forwards: dict[str, Callable[..., Any]] = {
             f"scan, unroll={unroll}": _scan(case.cell, unroll) for unroll in (1, 4)
         }
@@ -51,7 +58,7 @@ class JaxPeer(Peer):
         jax.clear_caches()
 
 
-def _parameters(problem: Problem) -> Parameters:
+def _parameters(problem: Problem, dtype: str) -> Parameters:
     """Weights as JAX's users hold them, ``[in, out]``, one array a product."""
     import jax.numpy as jnp
 
@@ -65,7 +72,7 @@ def _parameters(problem: Problem) -> Parameters:
     def convert(value: Any) -> Any:
         if isinstance(value, list):
             return [convert(item) for item in value]
-        return jnp.array(value.contiguous().numpy())
+        return jnp.array(value.contiguous().numpy(), dtype)
 
     return {name: convert(value) for name, value in parameters.items()}
 
@@ -183,4 +190,4 @@ def _named(result: Any, problem: Problem) -> dict[str, Tensor]:
         if parameters["u"]:
             named["dweight_hh"] = np.concatenate([np.asarray(u).T for u in parameters["u"]])
             named["dbias_hh"] = np.concatenate([np.asarray(c) for c in parameters["c"]])
-    return {name: torch.from_numpy(np.array(value)) for name, value in named.items()}
+    return {name: torch.from_numpy(np.array(value, dtype=np.float32)) for name, value in named.items()}

@@ -69,10 +69,12 @@ class Backend(Protocol):
     Attributes:
         name: by which it is asked for.
         devices: types of those that ``"auto"`` takes it for; empty for all.
+        comment: what begins a comment in the code that it generates.
     """
 
     name: str
     devices: tuple[str, ...]
+    comment: str
 
     def refusal(self, call: Call) -> str | None:
         """Why this backend cannot run the call, or None when it can."""

@@ -19,6 +19,7 @@ class EagerBackend:
 
     name = "eager"
     devices: tuple[str, ...] = ()
+    comment = ""
 
     def refusal(self, call: Call) -> str | None:
         """Nothing is refused."""

@@ -15,6 +15,7 @@ class NativeBackend:
 
     name = "torch"
     devices: tuple[str, ...] = ()
+    comment = ""
 
     def refusal(self, call: Call) -> str | None:
         """Cells torch does not have, and the few shapes its kernels do not take."""

@@ -129,6 +129,10 @@ class Passes(Protocol):
         """An uninitialised output ``[T, B, P]``."""
         ...
 
+    def kept(self, graph: Graph, operands: Operands) -> tuple[Tensor, ...]:
+        """Uninitialised, what a forward pass keeps for the gradient."""
+        ...
+
 
 class Way(NamedTuple):
     """How the operands of a call are run."""

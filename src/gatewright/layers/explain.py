@@ -44,20 +44,20 @@ def kernel_source(layer: Recurrent, x: SequenceInput) -> str:
 
     Returns:
         LLVM's text of the forward kernel and, where gradients are recorded, of the backward kernel, under the
-        names of the layers and directions that it runs.
+        names of the layers and directions that it runs; on a GPU Triton's source.
 
     Raises:
         InputError: no code is generated: another backend runs the input, or there is nothing to compute.
     """
     _check_layer(layer, "kernel_source")
-    alike: dict[str, list[str]] = {}
+    alike: dict[tuple[str, str], list[str]] = {}
     for suffix, call, route in layer.routes(x):
         text = route.backend.kernel_source(call)
         if not text:
             message = f"{suffix} runs on the backend {route.backend.name!r}, without generated code"
             raise InputError(f"kernel_source: {message}", "gatewright.explain(layer, x) says why")
-        alike.setdefault(text, []).append(suffix)
-    return "\n\n".join(f"; {', '.join(suffixes)}\n{text}" for text, suffixes in alike.items())
+        alike.setdefault((route.backend.comment, text), []).append(suffix)
+    return "\n\n".join(f"{sign} {', '.join(suffixes)}\n{text}" for (sign, text), suffixes in alike.items())
 
 
 def _check_layer(layer: object, function: str) -> None:

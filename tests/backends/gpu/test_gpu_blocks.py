@@ -15,6 +15,9 @@ from gatewright.compiler.schedule import schedule
 pytest.importorskip("triton", reason="the GPU backend is compiled by triton")
 
 
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
+
 def blocks(cell, batch, hidden, element_bytes=2, steps=1024):
     return choose_blocks(
         schedule(gw.CATALOGUE[cell].graph), steps, batch, hidden, element_bytes, INTERPRETED_DEVICE
@@ -61,50 +64,44 @@ def test_inner_blocks_cover_the_length(length):
 
 def test_the_batch_is_no_part_of_the_code():
     """A kernel is compiled once for all batches of a regime, however long the sequence."""
-    layer = gw.GRU(4, 64)
+    layer = gw.GRU(4, 64, device=DEVICE)
     layer.backend = "gpu"
-    texts = {
-        gw.kernel_source(layer, torch.randn(steps, batch, 4)) for steps in (3, 100) for batch in (1, 17, 40)
-    }
+    sizes = [(steps, batch) for steps in (3, 100) for batch in (1, 17, 40)]
+    texts = {gw.kernel_source(layer, torch.randn(*size, 4, device=DEVICE)) for size in sizes}
     assert len(texts) == 1
 
 
 def test_explain_and_source():
-    layer = gw.Recurrent("gru_reset_before", 4, 300)
+    layer = gw.Recurrent("gru_reset_before", 4, 300, device=DEVICE)
     layer.backend = "gpu"
-    text = gw.explain(layer, torch.randn(5, 33, 4))
+    x = torch.randn(5, 33, 4, device=DEVICE)
+    text = gw.explain(layer, x)
     assert text.startswith("gpu: cell gru_reset_before")
     assert "programs wait for each other" in text
-    source = gw.kernel_source(layer, torch.randn(5, 33, 4))
-    compile(source.partition("\n")[2], "kernel", "exec")
+    source = gw.kernel_source(layer, x)
+    compile(source, "kernel", "exec")
     assert "def forward(" in source
     assert "def backward(" in source
 
 
 def refusal(layer, x):
+    layer.backend = "gpu"
     with pytest.raises(gw.InputError) as error:
-        layer(x)
+        layer.to(DEVICE)(x.to(DEVICE))
     return str(error.value)
 
 
 def test_what_is_refused_says_why():
-    layer = gw.GRU(3, 5).double()
-    layer.backend = "gpu"
-    assert "float32, bfloat16, float16, the input is float64" in refusal(layer, torch.randn(2, 2, 3).double())
-    layer = gw.LSTM(3, 5, proj_size=2)
-    layer.backend = "gpu"
-    assert "do not project" in refusal(layer, torch.randn(2, 2, 3))
-    layer = gw.GRU(3, 5)
-    layer.backend = "gpu"
+    text = refusal(gw.GRU(3, 5).double(), torch.randn(2, 2, 3).double())
+    assert "float32, bfloat16, float16, the input is float64" in text
+    assert "do not project" in refusal(gw.LSTM(3, 5, proj_size=2), torch.randn(2, 2, 3))
     packed = torch.nn.utils.rnn.pack_sequence([torch.randn(2, 3), torch.randn(1, 3)])
-    assert "the input is packed" in refusal(layer, packed)
+    assert "the input is packed" in refusal(gw.GRU(3, 5), packed)
 
 
 def test_without_triton(monkeypatch):
     monkeypatch.setattr(engine, "has_triton", lambda: False)
-    layer = gw.GRU(3, 5)
-    layer.backend = "gpu"
-    assert "triton, which is not installed" in refusal(layer, torch.randn(2, 2, 3))
+    assert "triton, which is not installed" in refusal(gw.GRU(3, 5), torch.randn(2, 2, 3))
 
 
 def test_without_a_gpu_and_without_the_interpreter():

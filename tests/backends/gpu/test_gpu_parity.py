@@ -18,7 +18,7 @@ from test_expressive_cells import CELLS as EXPRESSIVE
 import gatewright as gw
 from gatewright import exp, relu, sigmoid, where
 from gatewright.backends.dispatch import BACKENDS, run
-from gatewright.backends.gpu import passes
+from gatewright.backends.gpu import engine, room
 from gatewright.backends.gpu.blocks import Blocks, choose_blocks, inner_blocks, power_of_two
 
 pytest.importorskip("triton", reason="the GPU backend is compiled by triton")
@@ -74,8 +74,8 @@ def poison(monkeypatch):
 def regime(request, monkeypatch):
     """Lay calls with products out in one way, scans in small tiles."""
 
-    def chosen(plan, steps, batch, hidden, element_bytes, device):
-        blocks = choose_blocks(plan, steps, batch, hidden, element_bytes, device)
+    def chosen(plan, steps, batch, hidden, *device):
+        blocks = choose_blocks(plan, steps, batch, hidden, *device)
         if blocks.regime == "scan":
             return replace(blocks, rows=4, columns=16)
         if blocks.regime == "elements":
@@ -87,7 +87,7 @@ def regime(request, monkeypatch):
             "launches": Blocks("launches", 16, 16, ((0, 16),), 4),
         }[request.param]
 
-    monkeypatch.setattr(passes, "choose_blocks", chosen)
+    monkeypatch.setattr(room, "choose_blocks", chosen)
     return request.param
 
 
@@ -213,3 +213,50 @@ def test_equal_bits_from_run_to_run():
     one, other = results(call, "gpu"), results(call, "gpu")
     for name, gradient in one.gradients.items():
         assert torch.equal(gradient, other.gradients[name]), name
+
+
+def test_a_kernel_that_is_too_large_for_the_device_makes_room_for_a_smaller_one(monkeypatch):
+    """An estimate decides what fits; where it is wrong, the next regime runs, and is remembered."""
+    call = on_device(make_call(CELLS["gru"], Sizes(T=3, B=3, I=4, H=18), torch.float32))
+    expected, launch, refused = results(call, "eager"), engine.launch, []
+
+    def launched(kernel, programs, given, warps, *, together=False):
+        if not refused:
+            refused.append(kernel)
+            raise engine.too_large()(400_000, 232_448, "shared memory")
+        launch(kernel, programs, given, warps, together=together)
+
+    monkeypatch.setattr(room, "_shares", {})
+    monkeypatch.setattr(engine, "launch", launched)
+    found = results(call, "gpu")
+    assert len(refused) == len(room._shares) == 1
+    torch.testing.assert_close(found.outputs["y"], expected.outputs["y"], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("regime", ["launches"], indirect=True)
+def test_what_no_regime_fits_is_an_error(regime, monkeypatch):
+    def launched(*_, **__):
+        raise engine.too_large()(400_000, 232_448, "shared memory")
+
+    monkeypatch.setattr(engine, "launch", launched)
+    with pytest.raises(engine.too_large(), match="400000"):
+        results(on_device(make_call(CELLS["gru"], Sizes(T=3, B=3, I=4, H=18), torch.float32)), "gpu")
+
+
+@pytest.mark.skipif(DEVICE == "cpu", reason="the interpreter takes minutes for real sizes")
+@pytest.mark.parametrize("dtype", TOLERANCES, ids=str)
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        Sizes(T=64, B=33, I=40, H=100),
+        Sizes(T=64, B=64, I=256, H=256),
+        Sizes(T=32, B=16, I=512, H=768),
+        Sizes(T=16, B=300, I=64, H=1024),
+        Sizes(T=1000, B=3, I=8, H=64),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("name", ["gru", "gru_reset_before", "lstm", "layer_norm_gru", "mingru"])
+def test_real_sizes(name, sizes, dtype):
+    """In the regime that the size has of itself: programs that wait for each other among them."""
+    assert_parity(make_call(CELLS[name], sizes, dtype))

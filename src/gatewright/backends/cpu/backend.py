@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 
 from gatewright.backends import sequence
 from gatewright.backends.call import Call, Result, following_refusal
 from gatewright.backends.cpu import engine, launch, passes
 from gatewright.backends.fit import misfit
+from gatewright.backends.traced import operator
 
 
 class CpuBackend:
@@ -17,6 +16,7 @@ class CpuBackend:
 
     name = "cpu"
     devices: tuple[str, ...] = ("cpu",)
+    comment = ";"
 
     def refusal(self, call: Call) -> str | None:
         """What the kernels do not do: other devices and dtypes, packed sequences, transforms."""
@@ -31,7 +31,7 @@ class CpuBackend:
         if call.weights.weight_hr is not None and not call.cell.graph.projectable:
             return "its kernels project an output that only recurrent maps read"
         if torch.compiler.is_compiling():
-            return _operator().machine_refusal()
+            return operator().machine_refusal()
         reason = engine.refusal()
         if reason is not None:
             return reason
@@ -52,11 +52,6 @@ class CpuBackend:
 
     def run(self, call: Call) -> Result:
         """Run the kernels, as a registered operator where torch traces."""
-        return _operator().run(call) if torch.compiler.is_compiling() else sequence.run(call, passes)
-
-
-def _operator() -> Any:
-    """The operators, loaded when torch traces: they need its compiler, which takes a second to load."""
-    from gatewright.backends.cpu import operator
-
-    return operator
+        if torch.compiler.is_compiling():
+            return operator().run(call, self.name)
+        return sequence.run(call, passes)

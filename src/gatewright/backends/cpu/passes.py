@@ -83,13 +83,17 @@ def output(graph: Graph, operands: Operands) -> Tensor:
     return launch.output(steps, batch, width, operands.x.dtype)
 
 
+def kept(graph: Graph, operands: Operands) -> tuple[Tensor, ...]:
+    """Uninitialised, what a forward pass keeps for the gradient."""
+    shape = Shape(*operands.sizes(graph))
+    widths = launch.kept_widths(schedule(graph), shape.H, shape.projected)
+    return tuple(operands.x.new_empty(shape.T, shape.B, width) for width in widths)
+
+
 def _empty_pass(graph: Graph, operands: Operands, training: bool) -> Pass:
     """No steps or no rows: the states are handed through."""
-    shape = Shape(*operands.sizes(graph))
-    widths = launch.kept_widths(schedule(graph), shape.H, shape.projected) if training else ()
-    kept = tuple(operands.x.new_empty(shape.T, shape.B, width) for width in widths)
     final = tuple(state.clone() for state in operands.states)
-    return Pass(operands.x.new_empty(shape.T, shape.B, shape.P), final, kept)
+    return Pass(output(graph, operands), final, kept(graph, operands) if training else ())
 
 
 def backward_pass(

@@ -8,6 +8,7 @@ from gatewright.backends import sequence
 from gatewright.backends.call import Call, Result, following_refusal
 from gatewright.backends.fit import misfit
 from gatewright.backends.gpu import engine, passes
+from gatewright.backends.traced import operator
 
 
 class GpuBackend:
@@ -15,11 +16,13 @@ class GpuBackend:
 
     name = "gpu"
     devices: tuple[str, ...] = ("cuda",)
+    comment = "#"
 
     def refusal(self, call: Call) -> str | None:
         """What the kernels do not do: other devices and dtypes, packed sequences, projections, transforms."""
         x = call.x
-        reason = engine.refusal(x.device)
+        compiling = torch.compiler.is_compiling()
+        reason = operator().device_refusal(x.device) if compiling else engine.refusal(x.device)
         if reason is not None:
             return reason
         if x.dtype not in passes.ELEMENTS:
@@ -29,8 +32,8 @@ class GpuBackend:
             return "its kernels take dense sequences, the input is packed"
         if call.weights.weight_hr is not None:
             return "its kernels do not project the output"
-        if torch.compiler.is_compiling():
-            return "its kernels are not traced by torch.compile yet"
+        if compiling:
+            return None
         reason = misfit(call)
         if reason is not None:
             return reason
@@ -46,4 +49,6 @@ class GpuBackend:
 
     def run(self, call: Call) -> Result:
         """Run the kernels."""
+        if torch.compiler.is_compiling():
+            return operator().run(call, self.name)
         return sequence.run(call, passes)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from gatewright.backends.gpu.blocks import Blocks
 from gatewright.backends.gpu.kernel import Format, Loop, Rows
-from gatewright.backends.gpu.source import identifier
+from gatewright.backends.gpu.source import identifier, shifted
 from gatewright.compiler.schedule import Schedule, Stage
 
 
@@ -123,7 +123,7 @@ class _Backward(Loop):
         for place, segment in enumerate(self.plan.segments):
             if segment.node in kept:
                 count = len(self.plan.segments)
-                offset = f"(at * size + row * H) * {count} + {place} * H + column"
+                offset = f"(at * size + row * H) * {count} + {shifted(place, 'column')}"
                 self.store(f"adjoints + {offset}", self.values.name(segment.node))
         # all are computed before one is overwritten: a state may hand its adjoint on to another
         names = {i: self.values.name(node) for i, node in states.items() if node is not None}

@@ -75,7 +75,13 @@ class Blocks:
 
 
 def choose_blocks(
-    plan: Schedule, steps: int, batch: int, hidden: int, element_bytes: int, device: Device
+    plan: Schedule,
+    steps: int,
+    batch: int,
+    hidden: int,
+    element_bytes: int,
+    device: Device,
+    share: float = RESIDENT_SHARE,
 ) -> Blocks:
     """The first regime that fits.
 
@@ -86,13 +92,14 @@ def choose_blocks(
         hidden: ``H``.
         element_bytes: of a weight.
         device: that it runs on.
+        share: of a multiprocessor's shared memory that weights may fill.
 
     Returns:
-        The blocks of both passes.
+        The blocks of a pass.
     """
     rows = min(LARGEST_ROWS, max(SMALLEST, power_of_two(batch)))
     padded = max(SMALLEST, power_of_two(hidden))
-    maps, limit = len(plan.graph.recurrent_maps), int(RESIDENT_SHARE * device.shared_bytes)
+    maps, limit = len(plan.graph.recurrent_maps), int(share * device.shared_bytes)
     if scans(plan):
         return Blocks("scan", min(SCANNED_STEPS, max(2, power_of_two(steps))), SCANNED_COLUMNS, (), 4)
     if not plan.groups:

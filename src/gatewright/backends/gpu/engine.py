@@ -67,6 +67,13 @@ def functions(text: str) -> dict[str, Any]:
     return {key: value for key, value in scope.items() if key.startswith(("forward", "backward"))}
 
 
+def too_large() -> type[Exception]:
+    """What Triton raises where a kernel needs more of a multiprocessor than it has."""
+    from triton.runtime.errors import OutOfResources
+
+    return OutOfResources
+
+
 def launch(
     kernel: Any, programs: tuple[int, int], given: dict[str, Any], warps: int, *, together: bool = False
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from gatewright.backends.gpu.blocks import Blocks
 from gatewright.backends.gpu.kernel import Format, Loop, Rows
+from gatewright.backends.gpu.source import identifier, shifted
 from gatewright.compiler.schedule import Schedule, Stage
 
 
@@ -49,9 +50,8 @@ def forward_source(plan: Schedule, blocks: Blocks, format: Format, reverse: bool
 class _Forward(Loop):
     def __init__(self, plan: Schedule, blocks: Blocks, format: Format, reverse: bool, training: bool) -> None:  # noqa: A002
         kind = "with what the gradient needs" if training else "for inference"
-        super().__init__(
-            plan, blocks, format, reverse, f"Forward pass of the cell {plan.graph.name}, {kind}."
-        )
+        title = f"Forward pass of the cell {plan.graph.name}, {kind}."
+        super().__init__(plan, blocks, format, reverse, title)
         self.training = training
         self.crossing = self.crossings(plan.forward)
         # states whose whole rows another program reads
@@ -89,7 +89,7 @@ class _Forward(Loop):
         self.indices()
         self.vectors()
         for number in range(len(self.maps)):
-            self.load(f"b_{number}", f"b_hh + {number} * H + column", "column < H")
+            self.load(f"b_{number}", f"b_hh + {shifted(number, 'column')}", "column < H")
         self.weights(transposed=False)
         for i, name in enumerate(self.states):
             start = f"turn_{i} + ((step + 1) % 2) * size" if self.by_launch else f"first_{i}"
@@ -118,13 +118,10 @@ class _Forward(Loop):
         self.values.begin(wanted, leaf)
 
     def _input(self, number: int) -> str:
+        """Load an input map."""
         count = len(self.graph.input_maps)
-        name = (
-            f"x_{number}"
-            if not self.graph.input_maps[number].isascii()
-            else f"x_{self.graph.input_maps[number]}"
-        )
-        return self.load(name, f"maps + (at * size + row * H) * {count} + {number} * H + column")
+        pointer = f"maps + (at * size + row * H) * {count} + {shifted(number, 'column')}"
+        return self.load(identifier("x", self.graph.input_maps, number), pointer)
 
     def _stage(self, number: int, stage: Stage) -> None:
         self.write(f"# stage {number + 1}")

@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 
 from gatewright.backends.gpu.blocks import Blocks
-from gatewright.backends.gpu.source import Source, Values, identifier
+from gatewright.backends.gpu.source import Source, Values, identifier, shifted
 from gatewright.compiler.schedule import Group, Schedule, Stage
 
 HEAD = '''"""{title}"""
@@ -100,13 +100,8 @@ class Loop:
     """
 
     def __init__(self, plan: Schedule, blocks: Blocks, format: Format, reverse: bool, title: str) -> None:  # noqa: A002
-        self.plan, self.graph, self.blocks, self.format, self.reverse = (
-            plan,
-            plan.graph,
-            blocks,
-            format,
-            reverse,
-        )
+        self.plan, self.graph, self.blocks = plan, plan.graph, blocks
+        self.format, self.reverse = format, reverse
         self.source = Source()
         self.values = Values(self.source, plan.nodes, "zero")
         self.write, self.block = self.source.write, self.source.block
@@ -130,6 +125,7 @@ class Loop:
     def indices(self) -> None:
         """The rows and columns of this program, and where their values stand in ``[B, H]``."""
         rows, columns = self.blocks.rows, self.blocks.columns
+        self.write("# the tile of this program")
         self.write(f"row = tl.program_id(0).to(tl.int64) * {rows} + tl.arange(0, {rows})[:, None]")
         self.write(f"column = tl.program_id(1) * {columns} + tl.arange(0, {columns})[None, :]")
         self.write("here = (row < B) & (column < H)")
@@ -169,7 +165,7 @@ class Loop:
     def full_row(self, rows: Rows, start: str, length: int) -> str:
         """A block of the columns of this program's rows, as others wrote them: past the first cache."""
         inner = self.fresh("inner")
-        self.write(f"{inner} = {start} + tl.arange(0, {length})[None, :]")
+        self.write(f"{inner} = {'' if start == '0' else f'{start} + '}tl.arange(0, {length})[None, :]")
         mask = f"(row < {rows.count}) & ({inner} < H)"
         pointer = f"{rows.base} + row * {rows.length} + {inner}"
         return f'tl.load({pointer}, mask={mask}, other=0.0, cache_modifier=".cg")'
@@ -180,14 +176,15 @@ class Loop:
         """Load the weights that stay: of each map the columns of this program."""
         if self.by_launch:
             return
+        self.write("# weights that stay for all steps")
         for place, (start, length) in enumerate(self.blocks.inner):
-            self.write(f"depth_{place} = {start} + tl.arange(0, {length})[:, None]")
+            self.write(f"depth_{place} = {f'{start} + ' if start else ''}tl.arange(0, {length})[:, None]")
             for number in range(len(self.maps)):
                 self.write(f"w_{number}_{place} = {self._weight(number, f'depth_{place}', transposed)}")
 
     def _weight(self, number: int, depth: str, transposed: bool) -> str:
         row, column = (depth, "column") if transposed else ("column", depth)
-        pointer = f"w_hh + ({number} * H + {row}) * H + {column}"
+        pointer = f"w_hh + ({shifted(number, row)}) * H + {column}"
         text = f"tl.load({pointer}, mask=({depth} < H) & (column < H), other=0.0)"
         return text if self.format.operand == self.format.element else f"{text}.to(tl.{self.format.operand})"
 

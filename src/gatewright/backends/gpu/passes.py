@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -13,10 +12,11 @@ from torch import Tensor
 from gatewright.backends.call import Call
 from gatewright.backends.gpu import engine
 from gatewright.backends.gpu.backward import backward_source
-from gatewright.backends.gpu.blocks import Blocks, choose_blocks
+from gatewright.backends.gpu.blocks import Blocks
 from gatewright.backends.gpu.forward import forward_source
 from gatewright.backends.gpu.gradients import Adjoints
 from gatewright.backends.gpu.kernel import Format
+from gatewright.backends.gpu.room import Room, blocks_of
 from gatewright.backends.gpu.scan import backward_scan, forward_scan
 from gatewright.backends.sequence import Operands, Pass, operands_of, records_gradient
 from gatewright.compiler.graph import Graph
@@ -31,13 +31,6 @@ def _format(dtype: torch.dtype) -> Format:
     operand = "float32" if engine.interpreted() and dtype is torch.bfloat16 else ELEMENTS[dtype]
     precise = dtype is not torch.float32 or not torch.backends.cuda.matmul.allow_tf32
     return Format(ELEMENTS[dtype], operand, "ieee" if precise else "tf32")
-
-
-def blocks_of(graph: Graph, operands: Operands) -> Blocks:
-    """How a call is laid over its device."""
-    steps, batch, _, hidden, _, _ = operands.sizes(graph)
-    device = engine.device_of(operands.x.device)
-    return choose_blocks(schedule(graph), steps, batch, hidden, operands.x.dtype.itemsize, device)
 
 
 def describe(call: Call) -> tuple[str, ...]:
@@ -69,6 +62,7 @@ def kernel_source(call: Call) -> str:
     format_, training = _format(call.x.dtype), records_gradient(operands)
     texts = [_forward_text(plan, blocks, format_, call.reverse, training)]
     if training:
+        blocks = blocks_of(graph, operands, "backward")
         texts.append(_backward_text(plan, blocks, format_, call.reverse, True))
     return "\n\n".join(texts)
 
@@ -93,25 +87,27 @@ def output(graph: Graph, operands: Operands) -> Tensor:
     return operands.x.new_empty(steps, batch, width)
 
 
+def kept(graph: Graph, operands: Operands) -> tuple[Tensor, ...]:
+    """Uninitialised, what a forward pass keeps: saved nodes, and the states that are no output in float32."""
+    steps, batch, _, hidden, _, _ = operands.sizes(graph)
+    dtypes = [operands.x.dtype] * len(schedule(graph).saved) + [torch.float32] * (len(graph.states) - 1)
+    return tuple(operands.x.new_empty(steps, batch, hidden, dtype=dtype) for dtype in dtypes)
+
+
 def forward_pass(
     graph: Graph, reverse: bool, operands: Operands, *, training: bool, y: Tensor | None = None
 ) -> Pass:
     """Run the input product and the forward kernels."""
     plan, x = schedule(graph), operands.x
-    steps, batch, _, hidden, _, _ = operands.sizes(graph)
+    steps, batch = x.shape[:2]
     y = output(graph, operands) if y is None else y
     states = range(len(graph.states))
-    histories = [i for i in states if i != graph.state_index(graph.output)] if training else []
-    room = _Room(x, steps, batch, hidden)
-    saved = [room.sequence(x.dtype) for _ in plan.saved] if training else []
-    history = {i: room.sequence(torch.float32) for i in histories}
-    kept = (*saved, *history.values())
+    stored = kept(graph, operands) if training else ()
     if 0 in (steps, batch):
-        return Pass(y, tuple(state.clone() for state in operands.states), kept)
-    blocks = blocks_of(graph, operands)
+        return Pass(y, tuple(state.clone() for state in operands.states), stored)
+    room = Room(graph, operands)
+    room.keep(plan, stored)
     weight_ih, weight_hh, bias_ih, bias_hh, _ = operands.weights
-    room.given |= {f"saved_{i}": tensor for i, tensor in enumerate(saved)}
-    room.given |= {f"history_{i}": tensor for i, tensor in history.items()}
     room.given |= {f"vector_{i}": tensor.contiguous() for i, tensor in enumerate(operands.vectors)}
     room.given |= {
         "maps": F.linear(x, weight_ih, bias_ih).contiguous(),
@@ -124,9 +120,10 @@ def forward_pass(
         room.turns |= {f"rows_{i}": (x.dtype, state), f"turn_{i}": (torch.float32, state)}
     room.steps |= {f"argument_{i}": x.dtype for i in range(len(plan.groups))}
     room.steps |= {f"final_{i}": torch.float32 for i in states}
-    room.run(_forward_text(plan, blocks, _format(x.dtype), reverse, training), blocks)
+    format_ = _format(x.dtype)
+    room.run("forward", lambda blocks: _forward_text(plan, blocks, format_, reverse, training))
     final = tuple(room.given[f"final_{i}"].to(x.dtype) for i in states)
-    return Pass(y, final, kept)
+    return Pass(y, final, stored)
 
 
 def backward_pass(
@@ -141,7 +138,7 @@ def backward_pass(
     plan, x = schedule(graph), operands.x
     steps, batch, _, hidden, _, _ = operands.sizes(graph)
     dy, *dfinal = gradients
-    room = _Room(x, steps, batch, hidden)
+    room = Room(graph, operands)
     zero_state = torch.zeros(batch, hidden, dtype=torch.float32, device=x.device)
     carry = [zero_state.clone() if d is None else zero_state + d for d in dfinal]
     weight_ih, weight_hh, bias_ih, bias_hh, weight_hr = operands.weights
@@ -149,13 +146,8 @@ def backward_pass(
         zero = [None if t is None else torch.zeros_like(t) for t in (x, *operands.weights, *operands.vectors)]
         first = [c.to(x.dtype) for c in carry]
         return Operands.of([*zero, *first], len(operands.vectors))
-    blocks = blocks_of(graph, operands)
-    out = graph.state_index(graph.output)
-    others = [i for i in range(len(graph.states)) if i != out]
-    history = dict(zip(others, found.kept[len(plan.saved) :], strict=True))
+    history = room.keep(plan, found.kept)
     adjoints = x.new_empty(steps, batch, len(plan.segments), hidden)
-    room.given |= {f"saved_{i}": found.kept[i] for i in range(len(plan.saved))}
-    room.given |= {f"history_{i}": tensor for i, tensor in history.items()}
     room.given |= {f"vector_{i}": tensor.contiguous() for i, tensor in enumerate(operands.vectors)}
     room.given |= {f"first_{i}": state.contiguous() for i, state in enumerate(operands.states)}
     room.given |= {f"carry_{i}": tensor for i, tensor in enumerate(carry)}
@@ -166,7 +158,8 @@ def backward_pass(
         "dy": None if dy is None else dy.contiguous(),
         "adjoints": adjoints,
     }
-    room.run(_backward_text(plan, blocks, _format(x.dtype), reverse, dy is not None), blocks)
+    format_, has_dy = _format(x.dtype), dy is not None
+    room.run("backward", lambda blocks: _backward_text(plan, blocks, format_, reverse, has_dy))
     done = Adjoints(plan, adjoints, reverse)
     values = {i: history[i].to(x.dtype) if i in history else found.y for i in range(len(graph.states))}
     old = [(values[i], operands.states[i]) for i in range(len(graph.states))]
@@ -180,58 +173,3 @@ def backward_pass(
     dfirst = tuple(done.of_first_state(i, c, weight_hh) for i, c in enumerate(carry))
     dx = done.of_input(weight_ih.contiguous()) if need_dx else x.new_empty(0)
     return Operands(dx, dweights, tuple(done.of_vectors()), dfirst)
-
-
-class _Room:
-    """The memory of a pass: what is given by name, and what is made where a kernel asks for it.
-
-    Args:
-        like: a tensor of the dtype and device.
-        steps: ``T``.
-        batch: ``B``.
-        hidden: ``H``.
-    """
-
-    def __init__(self, like: Tensor, steps: int, batch: int, hidden: int) -> None:
-        self._like, self._sizes = like, (steps, batch, hidden)
-        self.given: dict[str, Any] = {}
-        self.steps: dict[str, torch.dtype] = {}
-        self.turns: dict[str, tuple[torch.dtype, Tensor]] = {}
-
-    def sequence(self, dtype: torch.dtype) -> Tensor:
-        """``[T, B, H]``, uninitialised."""
-        return torch.empty(self._sizes, dtype=dtype, device=self._like.device)
-
-    def bias(self, weight: Tensor | None, bias: Tensor | None) -> Tensor | None:
-        """A bias, zero where there is none."""
-        return self._like.new_zeros(len(weight)) if bias is None and weight is not None else bias
-
-    def run(self, text: str, blocks: Blocks) -> None:
-        """Run the kernels of a module over all steps."""
-        steps, batch, hidden = self._sizes
-        programs = blocks.programs(batch, hidden)
-        kernels = list(engine.functions(text).values())
-        given = self.given | {"T": steps, "B": batch, "H": hidden}
-        for kernel in kernels:
-            for name in kernel.arg_names:
-                if name not in given and name != "step":
-                    given[name] = self._made(name, programs[0])
-        self.given.update(given)
-        if blocks.regime != "launches":
-            engine.launch(kernels[0], programs, given, blocks.warps, together=blocks.regime == "columns")
-            return
-        for step in range(steps):
-            for kernel in kernels:
-                engine.launch(kernel, programs, given | {"step": step}, blocks.warps)
-
-    def _made(self, name: str, groups: int) -> Tensor:
-        _, batch, hidden = self._sizes
-        device = self._like.device
-        if name == "counters":
-            return torch.zeros(groups, dtype=torch.int32, device=device)
-        if name in self.turns:
-            dtype, first = self.turns[name]
-            made = torch.empty(2, batch, hidden, dtype=dtype, device=device)
-            made[1] = first
-            return made
-        return torch.empty(batch, hidden, dtype=self.steps.get(name, torch.float32), device=device)

@@ -10,7 +10,7 @@ from gatewright.backends.gpu.backward import backward_pointers
 from gatewright.backends.gpu.blocks import Blocks
 from gatewright.backends.gpu.forward import forward_pointers
 from gatewright.backends.gpu.kernel import HEAD, kernel_function
-from gatewright.backends.gpu.source import Source, Values, identifier
+from gatewright.backends.gpu.source import Source, Values, identifier, shifted
 from gatewright.compiler.affine import Affine, backward_parts, forward_parts, place_of
 from gatewright.compiler.schedule import Schedule
 
@@ -143,7 +143,7 @@ class _Scan:
         if node.operation != "input":
             return None
         number, count = self.graph.input_maps.index(node.name), len(self.graph.input_maps)
-        pointer = f"maps + (at * size + row * H) * {count} + {number} * H + column"
+        pointer = f"maps + (at * size + row * H) * {count} + {shifted(number, 'column')}"
         return self._load(identifier("x", self.graph.input_maps, number), pointer)
 
     # ---------------------------------------------------------------- backward
@@ -201,7 +201,7 @@ class _Scan:
         first = [d for d in plan.derivative.states if d is not None]
         values.begin([*segments, *first], lambda index: self._leaf(index, "own", "at", "here"))
         for place, node in enumerate(segments):
-            offset = f"(at * size + row * H) * {len(segments)} + {place} * H + column"
+            offset = f"(at * size + row * H) * {len(segments)} + {shifted(place, 'column')}"
             self._store(f"adjoints + {offset}", values.name(node))
         for i, d in enumerate(plan.derivative.states):
             value = "zero" if d is None else values.tile(d)

@@ -68,6 +68,11 @@ def identifier(prefix: str, names: Sequence[str], place: int) -> str:
     return f"{prefix}_{name}" if name.isascii() and name.isidentifier() else f"{prefix}_{place}"
 
 
+def shifted(number: int, what: str) -> str:
+    """An offset behind so many blocks of ``H``."""
+    return f"{'' if number == 1 else f'{number} * '}H + {what}" if number else what
+
+
 class Values:
     """Nodes computed element by element, each once; what is used once stands where it is used.
 

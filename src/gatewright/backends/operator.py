@@ -13,19 +13,24 @@ import torch
 from torch import Tensor
 
 from gatewright.backends.call import Call, Result
-from gatewright.backends.cpu import engine, launch
-from gatewright.backends.cpu.passes import backward_pass, forward_pass
+from gatewright.backends.cpu import engine
+from gatewright.backends.cpu import passes as cpu_passes
+from gatewright.backends.gpu import engine as gpu_engine
+from gatewright.backends.gpu import passes as gpu_passes
 from gatewright.backends.sequence import (
     WEIGHTS,
     Operands,
     Pass,
+    Passes,
     graph_of,
     hoisted,
     operands_of,
     records_gradient,
     wanted,
 )
-from gatewright.compiler.schedule import schedule
+
+PASSES: dict[str, Passes] = {"cpu": cpu_passes, "gpu": gpu_passes}
+"""What runs the operators, by the name of the backend."""
 
 
 @torch.library.custom_op("gatewright::sequence", mutates_args=())
@@ -39,24 +44,23 @@ def sequence_forward(
     vectors: Sequence[Tensor],
     states: Sequence[Tensor],
     cell: str,
+    backend: str,
     reverse: bool,
     training: bool,
 ) -> list[Tensor]:
     """The output, the final states, and what is kept for the gradient."""
     operands = Operands(x, (weight_ih, weight_hh, bias_ih, bias_hh, weight_hr), tuple(vectors), tuple(states))
-    found = forward_pass(graph_of(cell), reverse, operands, training=training)
+    found = PASSES[backend].forward_pass(graph_of(cell), reverse, operands, training=training)
     return [found.y, *found.final, *found.kept]
 
 
 @sequence_forward.register_fake
-def _(x: Tensor, weight_ih: Tensor, *others: Any) -> list[Tensor]:
-    *_, weight_hr, _vectors, states, cell, _reverse, training = others
-    graph = graph_of(cell)
-    hidden = weight_ih.shape[0] // len(graph.input_maps)
-    width = states[graph.state_index(graph.output)].shape[1]
-    widths = launch.kept_widths(schedule(graph), hidden, weight_hr is not None) if training else ()
-    sequence = [x.new_empty(x.shape[0], x.shape[1], features) for features in (width, *widths)]
-    return [sequence[0], *(torch.empty_like(state) for state in states), *sequence[1:]]
+def _(x: Tensor, *others: Any) -> list[Tensor]:
+    *weights, vectors, states, cell, backend, _reverse, training = others
+    graph, operands = graph_of(cell), Operands(x, tuple(weights), tuple(vectors), tuple(states))
+    kept = PASSES[backend].kept(graph, operands) if training else ()
+    y = x.new_empty(x.shape[0], x.shape[1], states[graph.state_index(graph.output)].shape[1])
+    return [y, *(torch.empty_like(state) for state in states), *kept]
 
 
 @torch.library.custom_op("gatewright::sequence_backward", mutates_args=())
@@ -72,29 +76,31 @@ def sequence_backward(
     found: Sequence[Tensor],
     gradients: Sequence[Tensor],
     cell: str,
+    backend: str,
     reverse: bool,
     need_dx: bool,
 ) -> list[Tensor]:
     """The gradients by the operands, in their order; empty where there is none."""
     operands = Operands(x, (weight_ih, weight_hh, bias_ih, bias_hh, weight_hr), tuple(vectors), tuple(states))
     given = Pass(found[0], (), tuple(found[1:]))
-    d = backward_pass(graph_of(cell), reverse, operands, given, gradients, need_dx)
+    d = PASSES[backend].backward_pass(graph_of(cell), reverse, operands, given, gradients, need_dx)
     d = wanted(d, operands.flat(), need_dx)
     return [x.new_empty(0) if gradient is None else gradient for gradient in d]
 
 
 @sequence_backward.register_fake
 def _(x: Tensor, *others: Any) -> list[Tensor]:
-    *weights, vectors, states, _found, _gradients, _cell, _reverse, need_dx = others
+    *weights, vectors, states, _found, _gradients, _cell, _backend, _reverse, need_dx = others
     flat = (x, *weights, *vectors, *states)
     d = [None if t is None else torch.empty_like(t, memory_format=torch.contiguous_format) for t in flat]
     return [x.new_empty(0) if t is None else t for t in (d[0] if need_dx else None, *d[1:])]
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
-    *maps, vectors, states, cell, reverse, _ = inputs
+    *maps, vectors, states, cell, backend, reverse, _ = inputs
     count = len(states)
-    ctx.cell, ctx.reverse, ctx.vectors, ctx.states = cell, reverse, len(vectors), count
+    ctx.cell, ctx.backend, ctx.reverse = cell, backend, reverse
+    ctx.vectors, ctx.states = len(vectors), count
     ctx.save_for_backward(*maps, *vectors, *states, output[0], *output[1 + count :])
 
 
@@ -109,13 +115,13 @@ def _gradients(ctx: Any, gradients: Sequence[Tensor | None]) -> tuple[Any, ...]:
     ]
     need_dx = ctx.needs_input_grad[0]
     d = torch.ops.gatewright.sequence_backward(
-        operands.x, *operands.weights, operands.vectors, operands.states, found, given, ctx.cell, ctx.reverse,
-        need_dx,
+        operands.x, *operands.weights, operands.vectors, operands.states, found, given, ctx.cell, ctx.backend,
+        ctx.reverse, need_dx,
     )  # fmt: skip
     given = (operands.x if need_dx else None, *operands.weights)
     maps = [None if t is None else g for g, t in zip(d[: 1 + WEIGHTS], given, strict=True)]
     rest = d[1 + WEIGHTS :]
-    return *maps, rest[: ctx.vectors], rest[ctx.vectors :], None, None, None
+    return *maps, rest[: ctx.vectors], rest[ctx.vectors :], None, None, None, None
 
 
 torch.library.register_autograd("gatewright::sequence", _gradients, setup_context=_keep)
@@ -127,16 +133,22 @@ hoist: Any = torch.compiler.allow_in_graph(hoisted)
 
 @torch.compiler.assume_constant_result
 def machine_refusal() -> str | None:
-    """Why no kernel can be made on this machine, or None."""
+    """Why no kernel for the CPU can be made on this machine, or None."""
     return engine.refusal()
 
 
-def run(call: Call) -> Result:
-    """A call as an operator."""
+@torch.compiler.assume_constant_result
+def device_refusal(device: torch.device) -> str | None:
+    """Why no kernel for a GPU can run on a device, or None."""
+    return gpu_engine.refusal(device)
+
+
+def run(call: Call, backend: str) -> Result:
+    """A call as an operator that a backend runs."""
     operands = operands_of(call, hoist)
     training = records_gradient(operands)
     found = torch.ops.gatewright.sequence(
-        operands.x, *operands.weights, operands.vectors, operands.states, call.cell.serialized, call.reverse,
-        training,
+        operands.x, *operands.weights, operands.vectors, operands.states, call.cell.serialized, backend,
+        call.reverse, training,
     )  # fmt: skip
     return found[0], tuple(found[1 : 1 + len(operands.states)])

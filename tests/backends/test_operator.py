@@ -6,7 +6,7 @@ from benchmarks.parity import relative_error
 
 import gatewright as gw
 from gatewright import exp, sigmoid, tanh
-from gatewright.backends.cpu import operator as operator  # registers the operators
+from gatewright.backends import operator as operator  # registers the operators
 from gatewright.compiler.graph import Graph
 
 
@@ -60,23 +60,41 @@ def test_a_compiled_layer_takes_other_lengths_and_batches():
         assert torch.equal(compiled(x)[0], layer(x)[0])
 
 
+@pytest.mark.parametrize(("backend", "dtype"), [("cpu", torch.float64), ("gpu", torch.float32)], ids=str)
 @pytest.mark.parametrize("cell", CELLS, ids=str)
-def test_the_operator_keeps_torchs_rules(cell):
+def test_the_operator_keeps_torchs_rules(cell, backend, dtype):
+    if backend == "gpu":
+        pytest.importorskip("triton", reason="the GPU backend is compiled by triton")
     chosen = gw.CATALOGUE[cell] if isinstance(cell, str) else cell
     graph, hidden, inputs = chosen.graph, 5, 3
 
     def random(*shape):
-        return torch.randn(*shape, dtype=torch.float64, requires_grad=True)
+        return torch.randn(*shape, dtype=dtype, requires_grad=True)
 
     arguments = (
         random(4, 2, inputs), random(len(graph.input_maps) * hidden, inputs),
         random(len(graph.recurrent_maps) * hidden, hidden), random(len(graph.input_maps) * hidden),
         None, None,
         [random(hidden) for _ in graph.vector_weights], [random(2, hidden) for _ in graph.states],
-        chosen.serialized, False, True,
+        chosen.serialized, backend, False, True,
     )  # fmt: skip
     checks = ("test_schema", "test_autograd_registration", "test_faketensor")
     torch.library.opcheck(torch.ops.gatewright.sequence.default, arguments, test_utils=checks)
+
+
+@pytest.mark.filterwarnings("ignore")  # torch's own, while it traces
+def test_a_compiled_layer_runs_on_the_kernels_that_are_asked_for():
+    pytest.importorskip("triton", reason="the GPU backend is compiled by triton")
+    layer = gw.GRU(3, 5)
+    layer.backend = "gpu"
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    x = torch.randn(4, 2, 3, device=device, requires_grad=True)
+    layer.to(device)
+    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
+    for actual, expected in zip(
+        outputs_and_gradients(compiled, x), outputs_and_gradients(layer, x), strict=True
+    ):
+        assert torch.equal(actual, expected)
 
 
 @pytest.mark.parametrize("cell", [*gw.CATALOGUE.values(), peephole], ids=lambda cell: cell.name)
