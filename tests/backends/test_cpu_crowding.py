@@ -42,8 +42,16 @@ def test_a_retreat_ends_and_is_longer_the_next_time(clock):
     assert lengths[0] == pytest.approx(threads.SHORTEST_RETREAT, abs=0.02)
     assert lengths == sorted(lengths)
     assert lengths[-1] == pytest.approx(threads.LONGEST_RETREAT, abs=0.02)
-    clock[0] += 2 * threads.LONGEST_RETREAT
+
+
+def test_after_a_call_without_waits_the_next_retreat_is_a_short_one(clock):
+    """Else a thread that is woken on a busy core twice in two seconds would cost seconds."""
+    for _ in range(8):
+        threads.note_waits(threads.CROWDED)
+        clock[0] += threads.LONGEST_RETREAT
+    threads.note_waits(0)
     threads.note_waits(threads.CROWDED)
+    assert threads.crowded()
     clock[0] += threads.SHORTEST_RETREAT + 0.01
     assert not threads.crowded()
 

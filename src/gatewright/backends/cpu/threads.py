@@ -66,11 +66,13 @@ def yield_address() -> int:
     return _address(ctypes.CDLL(None).sched_yield)
 
 
-CROWDED = 3
-"""Long waits in one call that tell that a core was taken away from one of the threads."""
+CROWDED = 20
+"""Long waits in one call, a millisecond together, that tell that a thread has no core of its own.
 
-SHORTEST_RETREAT, LONGEST_RETREAT = 0.05, 2.0
-"""Seconds in which no threads wait for each other after that; doubled when it happens again."""
+A few are nothing: a thread that slept is woken on a busy core now and then, and moved away from it soon."""
+
+SHORTEST_RETREAT, LONGEST_RETREAT = 0.05, 0.5
+"""Seconds in which no threads wait for each other after that; doubled when the next call is no better."""
 
 
 class _Team:
@@ -159,11 +161,10 @@ def note_waits(waits: int) -> None:
         waits: how often a thread waited long for its group.
     """
     if waits < CROWDED:
+        _state.retreat = SHORTEST_RETREAT
         return
-    now = time.monotonic()
-    again = now - _state.crowded_until < LONGEST_RETREAT
-    _state.retreat = min(2 * _state.retreat, LONGEST_RETREAT) if again else SHORTEST_RETREAT
-    _state.crowded_until = now + _state.retreat
+    _state.crowded_until = time.monotonic() + _state.retreat
+    _state.retreat = min(2 * _state.retreat, LONGEST_RETREAT)
 
 
 def launch(library: Library, words: array[int], threads: int) -> bool:
