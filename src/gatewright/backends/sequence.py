@@ -169,6 +169,13 @@ def _keep(ctx: Any, way: Way, flat: Sequence[Tensor | None], more: Sequence[Tens
     ctx.save_for_backward(*flat, *more)
 
 
+def _kept(ctx: Any) -> tuple[Way, Sequence[Tensor | None], Operands, Sequence[Tensor]]:
+    """The way, the operands in one row and as such, and what else the forward pass gave."""
+    stored, way = ctx.saved_tensors, ctx.way
+    flat = stored[: ctx.count]
+    return way, flat, Operands.of(flat, way.vectors), stored[ctx.count :]
+
+
 class _Sequence(torch.autograd.Function):
     """One layer of one direction over a whole sequence."""
 
@@ -181,12 +188,10 @@ class _Sequence(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Any, ...]:
-        stored = ctx.saved_tensors
-        flat = stored[: ctx.count]
-        way, operands = ctx.way, Operands.of(flat, ctx.way.vectors)
+        way, flat, operands, more = _kept(ctx)
         if torch.is_grad_enabled():
             return None, *through_equations(way.graph, way.reverse, operands, gradients)
-        found = Pass(stored[ctx.count], (), stored[ctx.count + 1 :])
+        found = Pass(more[0], (), tuple(more[1:]))
         need_dx = ctx.needs_input_grad[1]
         given = way.passes.backward_pass(way.graph, way.reverse, operands, found, gradients, need_dx)
         return None, *wanted(given, flat, need_dx)
@@ -210,15 +215,12 @@ class _Recomputed(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Any, ...]:
-        stored = ctx.saved_tensors
-        flat = stored[: ctx.count]
-        way, operands = ctx.way, Operands.of(flat, ctx.way.vectors)
+        way, flat, operands, more = _kept(ctx)
         if torch.is_grad_enabled():
             return None, *through_equations(way.graph, way.reverse, operands, gradients)
         dy, *dfinal = gradients
         count, x, need_dx = len(operands.states), operands.x, ctx.needs_input_grad[1]
-        between = stored[ctx.count :]
-        first = [operands.states, *(between[i : i + count] for i in range(0, len(between), count))]
+        first = [operands.states, *(tuple(more[i : i + count]) for i in range(0, len(more), count))]
         total: list[Any] = [None] * len(flat)
         parts = _segments(x.shape[0], way.reverse)
         dx = torch.empty_like(x) if need_dx else None

@@ -63,27 +63,15 @@ class _Backward(Loop):
 
     def text(self) -> str:
         """The module."""
-        stages = list(enumerate(self.plan.backward))
-        if not self.by_launch:
-            with self.function("backward", backward_pointers(self.plan)):
-                self._before()
-                with self.steps():
-                    self._at()
-                    for number, stage in stages:
-                        self._stage(number, stage)
-                    self._turn()
-                for i in range(len(self.states)):
-                    self.store(f"carry_{i} + place", f"carry{i}")
-            return self.source.text()
-        for number, stage in stages:
-            self.values.forget()
-            with self.function(f"backward_{number}", backward_pointers(self.plan)):
-                self._before()
-                self._at()
-                self._stage(number, stage)
-        return self.source.text()
+        return self.module("backward", backward_pointers(self.plan), self.plan.backward)
 
-    def _before(self) -> None:
+    def after(self) -> None:
+        """Behind the loop: what the first step hands on to the initial states."""
+        for i in range(len(self.states)):
+            self.store(f"carry_{i} + place", f"carry{i}")
+
+    def before(self) -> None:
+        """In front of the loop: what stays, and what the last step is handed."""
         self.indices()
         self.vectors()
         self.weights(transposed=True)
@@ -96,18 +84,18 @@ class _Backward(Loop):
                 for number in maps:
                     self.write(f"behind_{number} = zero")
 
-    def _at(self) -> None:
+    def at(self) -> None:
         """The step, the one before it and the one behind it in the order of the forward pass."""
-        one = -1 if self.reverse else 1
         self.write("run = tl.cast(T - 1 - step, tl.int64)")
         self.write(f"at = {'T - 1 - run' if self.reverse else 'run'}")
-        self.write(f"before = at - {one}" if one > 0 else "before = at + 1")
-        self.write("behind = at + 1" if one > 0 else "behind = at - 1")
+        self.write(f"before = at {'+' if self.reverse else '-'} 1")
+        self.write(f"behind = at {'-' if self.reverse else '+'} 1")
         # as numbers of rows: Triton's interpreter cannot combine a mask with a single condition
         self.write("earlier = tl.where(run > 0, B, 0)")
         self.write("later = tl.where(run < T - 1, B, 0)")
 
-    def _stage(self, number: int, stage: Stage) -> None:
+    def stage(self, number: int, stage: Stage) -> None:
+        """A stage of a step."""
         self.write(f"# stage {number + 1}")
         for node in stage.means:
             self._mean(node, stage)
@@ -227,7 +215,7 @@ class _Backward(Loop):
         if self.by_launch:
             self.store(f"work_{node} + place", value)
 
-    def _turn(self) -> None:
+    def turn(self) -> None:
         """What the step hands on to the one before it."""
         for i, node in enumerate(self.plan.derivative.states):
             self.write(f"next_{i} = {'zero' if node is None else self.values.tile(node)}")

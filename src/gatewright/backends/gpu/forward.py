@@ -65,27 +65,15 @@ class _Forward(Loop):
 
     def text(self) -> str:
         """The module."""
-        stages = list(enumerate(self.plan.forward))
-        if not self.by_launch:
-            with self.function("forward", forward_pointers(self.plan)):
-                self._before()
-                with self.steps():
-                    self._at()
-                    for number, stage in stages:
-                        self._stage(number, stage)
-                    self._turn()
-                for i, name in enumerate(self.states):
-                    self.store(f"final_{i} + place", name)
-            return self.source.text()
-        for number, stage in stages:
-            self.values.forget()
-            with self.function(f"forward_{number}", forward_pointers(self.plan)):
-                self._before()
-                self._at()
-                self._stage(number, stage)
-        return self.source.text()
+        return self.module("forward", forward_pointers(self.plan), self.plan.forward)
 
-    def _before(self) -> None:
+    def after(self) -> None:
+        """Behind the loop: the final states."""
+        for i, name in enumerate(self.states):
+            self.store(f"final_{i} + place", name)
+
+    def before(self) -> None:
+        """In front of the loop: what stays, and the first states."""
         self.indices()
         self.vectors()
         for number in range(len(self.maps)):
@@ -95,7 +83,8 @@ class _Forward(Loop):
             start = f"turn_{i} + ((step + 1) % 2) * size" if self.by_launch else f"first_{i}"
             self.load(name, f"{start} + place")
 
-    def _at(self) -> None:
+    def at(self) -> None:
+        """The step."""
         self.write(f"at = tl.cast({'T - 1 - step' if self.reverse else 'step'}, tl.int64)")
 
     def _leaf(self, stage: Stage) -> None:
@@ -123,7 +112,8 @@ class _Forward(Loop):
         pointer = f"maps + (at * size + row * H) * {count} + {shifted(number, 'column')}"
         return self.load(identifier("x", self.graph.input_maps, number), pointer)
 
-    def _stage(self, number: int, stage: Stage) -> None:
+    def stage(self, number: int, stage: Stage) -> None:
+        """A stage of a step."""
         self.write(f"# stage {number + 1}")
         for node in stage.means:
             self._mean(node)
@@ -217,7 +207,7 @@ class _Forward(Loop):
             with self.block("if step == T - 1:"):
                 self.store(f"final_{i} + place", new)
 
-    def _turn(self) -> None:
+    def turn(self) -> None:
         """New states become old ones."""
         for i, name in enumerate(self.states):
             self.write(f"{name} = new_{i}")

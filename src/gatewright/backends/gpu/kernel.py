@@ -8,8 +8,9 @@ out, operands of products go through memory, and all programs of a row wait for 
 from __future__ import annotations
 
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 
 from gatewright.backends.gpu.blocks import Blocks
@@ -88,7 +89,7 @@ class Rows:
     count: str = "B"
 
 
-class Loop:
+class Loop(ABC):
     """A pass over the time steps that is being written.
 
     Args:
@@ -117,6 +118,46 @@ class Loop:
 
     # ---------------------------------------------------------------- the frame of a function
 
+    def module(self, name: str, pointers: Sequence[str], stages: Sequence[Stage]) -> str:
+        """The module: one kernel with the loop, or a kernel for each stage where each is a launch."""
+        if self.by_launch:
+            for number, stage in enumerate(stages):
+                self.values.forget()
+                with self.function(f"{name}_{number}", pointers):
+                    self.before()
+                    self.at()
+                    self.stage(number, stage)
+            return self.source.text()
+        with self.function(name, pointers):
+            self.before()
+            with self.block("for step in range(T):"):
+                self.at()
+                for number, stage in enumerate(stages):
+                    self.stage(number, stage)
+                self.turn()
+            self.after()
+        return self.source.text()
+
+    @abstractmethod
+    def before(self) -> None:
+        """What stands in front of the loop."""
+
+    @abstractmethod
+    def at(self) -> None:
+        """Which step it is."""
+
+    @abstractmethod
+    def stage(self, number: int, stage: Stage) -> None:
+        """A stage of a step."""
+
+    @abstractmethod
+    def turn(self) -> None:
+        """What a step hands on to the next one of the loop."""
+
+    @abstractmethod
+    def after(self) -> None:
+        """What stands behind the loop."""
+
     def function(self, name: str, pointers: Sequence[str]) -> AbstractContextManager[None]:
         """A kernel; what is written inside is its body."""
         numbers = ("T", "B", "H", *(["step"] if self.by_launch else []))
@@ -132,10 +173,6 @@ class Loop:
         self.write("place = row * H + column")
         self.write("size = B.to(tl.int64) * H")
         self.write(f"zero = tl.zeros(({rows}, {columns}), tl.float32)")
-
-    def steps(self) -> AbstractContextManager[None]:
-        """The loop over the steps, or nothing where each has a launch of its own."""
-        return nullcontext() if self.by_launch else self.block("for step in range(T):")
 
     def vectors(self) -> None:
         """Vector weights, which stay the same in all steps."""

@@ -119,7 +119,6 @@ def forward_pass(
         room.given[f"first_{i}"] = state.float().contiguous()
         room.turns |= {f"rows_{i}": (x.dtype, state), f"turn_{i}": (torch.float32, state)}
     room.steps |= {f"argument_{i}": x.dtype for i in range(len(plan.groups))}
-    room.steps |= {f"final_{i}": torch.float32 for i in states}
     format_ = _format(x.dtype)
     room.run("forward", lambda blocks: _forward_text(plan, blocks, format_, reverse, training))
     final = tuple(room.given[f"final_{i}"].to(x.dtype) for i in states)
