@@ -125,6 +125,14 @@ class Passes(Protocol):
         """
         ...
 
+    def describe(self, call: Call) -> tuple[str, ...]:
+        """How a call runs, in words."""
+        ...
+
+    def kernel_source(self, call: Call) -> str:
+        """The code of the forward kernels and, where gradients are recorded, of the backward kernels."""
+        ...
+
     def output(self, graph: Graph, operands: Operands) -> Tensor:
         """An uninitialised output ``[T, B, P]``."""
         ...

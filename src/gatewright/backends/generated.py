@@ -1,0 +1,78 @@
+"""What backends have in common whose kernels are generated from a cell's schedule."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from gatewright.backends import sequence
+from gatewright.backends.call import Call, Result, following_refusal
+from gatewright.backends.fit import misfit
+from gatewright.backends.sequence import Passes
+
+
+class GeneratedBackend(ABC):
+    """Kernels made from the cell's equations.
+
+    Attributes:
+        name: by which it is asked for.
+        devices: types of those that it is for.
+        comment: what begins a comment in its code.
+        elements: the dtypes it computes in, as its code names them.
+        passes: what runs the kernels.
+    """
+
+    name: str
+    devices: tuple[str, ...]
+    comment: str
+    elements: Mapping[torch.dtype, str]
+    passes: Passes
+
+    @abstractmethod
+    def unavailable(self, device: torch.device, compiling: bool) -> str | None:
+        """Why no kernel can be made or run for a device, or None; ``compiling`` where torch traces."""
+
+    @abstractmethod
+    def projection_refusal(self, call: Call) -> str | None:
+        """Why the projection of a call cannot be done, or None."""
+
+    def refusal(self, call: Call) -> str | None:
+        """What the kernels do not do: other devices and dtypes, packed sequences, transforms."""
+        x, compiling = call.x, torch.compiler.is_compiling()
+        reason = self.unavailable(x.device, compiling)
+        if reason is not None:
+            return reason
+        if x.dtype not in self.elements:
+            known = ", ".join(str(dtype).removeprefix("torch.") for dtype in self.elements)
+            return f"its kernels compute in {known}, the input is {str(x.dtype).removeprefix('torch.')}"
+        if call.batch_sizes is not None:
+            return "its kernels take dense sequences, the input is packed"
+        if call.weights.weight_hr is not None:
+            reason = self.projection_refusal(call)
+        if compiling or reason is not None:
+            return reason
+        return misfit(call) or following_refusal()
+
+    def describe(self, call: Call) -> tuple[str, ...]:
+        """How the kernels run a call."""
+        return ("nothing to compute",) if 0 in call.x.shape[:2] else self.passes.describe(call)
+
+    def kernel_source(self, call: Call) -> str:
+        """The code of the kernels."""
+        return "" if 0 in call.x.shape[:2] else self.passes.kernel_source(call)
+
+    def run(self, call: Call) -> Result:
+        """Run the kernels, as a registered operator where torch traces."""
+        if torch.compiler.is_compiling():
+            return operator().run(call, self.name)
+        return sequence.run(call, self.passes)
+
+
+def operator() -> Any:
+    """The operators, loaded when torch traces: they need its compiler, which takes a second to load."""
+    from gatewright.backends import operator
+
+    return operator
