@@ -25,6 +25,7 @@ from torch import Tensor
 
 from gatewright.backends.call import Call, Weights
 from gatewright.backends.dispatch import run
+from gatewright.compiler.interpret import GraphCell
 from gatewright.compiler.language import Cell
 
 FLOOR = 1e-3
@@ -47,7 +48,7 @@ class Found:
 
 
 def make_call(
-    cell: Cell,
+    cell: Cell | GraphCell,
     sizes: Sizes,
     dtype: torch.dtype = torch.float64,
     *,
@@ -56,7 +57,7 @@ def make_call(
     projected: int = 0,
     seed: int = 0,
 ) -> Call:
-    """A call of random numbers, its output projected to some features or not; all require a gradient."""
+    """A call of random numbers, its output projected or not; all but masks require a gradient."""
     generator = torch.Generator().manual_seed(seed)
 
     def normal(*shape: int, scale: float = 1.0) -> Tensor:
@@ -77,7 +78,15 @@ def make_call(
     widths = [width if state == graph.output else hidden for state in graph.states]
     # some cells need states that are not negative
     states = tuple(normal(sizes.B, w, scale=0.5).detach().abs().requires_grad_() for w in widths)
-    return Call(cell, normal(sizes.T, sizes.B, sizes.I), weights, states, reverse)
+    masks = tuple(_mask(kind, sizes, generator).to(dtype) for kind, _ in graph.masks)
+    return Call(cell, normal(sizes.T, sizes.B, sizes.I), weights, states, reverse, masks=masks)
+
+
+def _mask(kind: str, sizes: Sizes, generator: torch.Generator) -> Tensor:
+    """Zeros, and as many numbers that are not."""
+    shape = {"row_mask": (sizes.T, sizes.B), "unit_mask": (sizes.B, sizes.H)}.get(kind)
+    shape = (sizes.T, sizes.B, sizes.H) if shape is None else shape
+    return (torch.rand(shape, generator=generator, device="cpu") < 0.5) * 2.0
 
 
 def random_call(
@@ -112,6 +121,7 @@ def changed(call: Call, change: Any) -> Call:
         x=to(call.x),
         weights=Weights(*(to(tensor) for tensor in maps), vectors),
         states=tuple(to(state) for state in call.states),
+        masks=tuple(to(mask) for mask in call.masks),
     )
 
 

@@ -48,6 +48,8 @@ class Call:
         batch_sizes: for a packed sequence, how many rows are active at each step, never growing.
         recompute: keep outputs only for the gradient, and compute the rest again; no effect where torch
             traces.
+        masks: in the order of the graph's: ``[T, B]``, ``[B, H]`` or ``[T, B, H]`` by their kind; of dense
+            sequences only.
     """
 
     cell: Cell | GraphCell
@@ -57,6 +59,7 @@ class Call:
     reverse: bool = False
     batch_sizes: tuple[int, ...] | None = None
     recompute: bool = False
+    masks: tuple[Tensor, ...] = ()
 
 
 Result = tuple[Tensor, tuple[Tensor, ...]]

@@ -12,6 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 from gatewright.backends.call import Call, Result
 from gatewright.compiler.graph import Graph
+from gatewright.compiler.interpret import GraphCell
 
 
 class EagerBackend:
@@ -61,7 +62,12 @@ class EagerBackend:
             x = SimpleNamespace(
                 **dict(zip(graph.input_maps, steps[t].chunk(len(graph.input_maps), -1), strict=True))
             )
-            new = list(call.cell.step(x, recurrent, vectors, [state[:rows] for state in states]))
+            old = [state[:rows] for state in states]
+            if call.masks:
+                assert isinstance(call.cell, GraphCell)
+                new = list(call.cell.step(x, recurrent, vectors, old, _masks_at(call, t)))
+            else:
+                new = list(call.cell.step(x, recurrent, vectors, old))
             if weights.weight_hr is not None:
                 new[output] = F.linear(new[output], weights.weight_hr)
             outputs[t] = new[output]
@@ -77,8 +83,17 @@ def _versions(call: Call) -> list[int]:
     """How often each tensor that is read was changed in place; nothing else would notice."""
     weights = call.weights
     parameters = (weights.weight_ih, weights.weight_hh, weights.bias_ih, weights.bias_hh, weights.weight_hr)
-    tensors = [call.x, *call.states, *parameters, *weights.vectors.values()]
+    tensors = [call.x, *call.states, *parameters, *weights.vectors.values(), *call.masks]
     return [tensor._version for tensor in tensors if tensor is not None and not tensor.is_inference()]
+
+
+def _masks_at(call: Call, step: int) -> list[Tensor]:
+    """The masks of a step, each as it is spread over ``[B, H]``."""
+    kinds = (kind for kind, _ in call.cell.graph.masks)
+    steps = {"row_mask": lambda m: m[step].unsqueeze(-1), "step_mask": lambda m: m[step]}
+    return [
+        steps[kind](mask) if kind in steps else mask for kind, mask in zip(kinds, call.masks, strict=True)
+    ]
 
 
 def _joined(outputs: list[Tensor], call: Call) -> Tensor:

@@ -24,7 +24,7 @@ def misfit(call: Call) -> str | None:
     device = x.device
     tensors = (
         x, weights.weight_ih, weights.weight_hh, weights.bias_ih, weights.bias_hh, weights.weight_hr,
-        *weights.vectors.values(), *call.states,
+        *weights.vectors.values(), *call.states, *call.masks,
     )  # fmt: skip
     shapes = _shapes(call)
     for place, (tensor, shape) in enumerate(zip(tensors, shapes, strict=True)):
@@ -37,6 +37,7 @@ def misfit(call: Call) -> str | None:
             *_NAMES,
             *(f"vector_{v}" for v in weights.vectors),
             *(f"state {s}" for s in call.cell.graph.states),
+            *(f"mask {m}" for _, m in call.cell.graph.masks),
         ]
         if not plain:
             kind = f"{type(tensor).__name__}, {tensor.layout}"
@@ -57,4 +58,7 @@ def _shapes(call: Call) -> list[tuple[int, ...]]:
         x.shape, (inputs, features), (recurrent, width), (inputs,), (recurrent,), (width, hidden),
     ]  # fmt: skip
     shapes += [(hidden,)] * len(weights.vectors)
-    return shapes + [(x.shape[1], width if state == graph.output else hidden) for state in graph.states]
+    shapes += [(x.shape[1], width if state == graph.output else hidden) for state in graph.states]
+    steps, batch = x.shape[:2]
+    of_mask = {"row_mask": (steps, batch), "unit_mask": (batch, hidden), "step_mask": (steps, batch, hidden)}
+    return shapes + [of_mask[kind] for kind, _ in graph.masks]

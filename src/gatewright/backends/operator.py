@@ -43,20 +43,22 @@ def sequence_forward(
     weight_hr: Tensor | None,
     vectors: Sequence[Tensor],
     states: Sequence[Tensor],
+    masks: Sequence[Tensor],
     cell: str,
     backend: str,
     reverse: bool,
     training: bool,
 ) -> list[Tensor]:
     """The output, the final states, and what is kept for the gradient."""
-    operands = Operands(x, (weight_ih, weight_hh, bias_ih, bias_hh, weight_hr), tuple(vectors), tuple(states))
+    weights = (weight_ih, weight_hh, bias_ih, bias_hh, weight_hr)
+    operands = Operands(x, weights, tuple(vectors), tuple(states), tuple(masks))
     found = PASSES[backend].forward_pass(graph_of(cell), reverse, operands, training=training)
     return [found.y, *found.final, *found.kept]
 
 
 @sequence_forward.register_fake
 def _(x: Tensor, *others: Any) -> list[Tensor]:
-    *weights, vectors, states, cell, backend, _reverse, training = others
+    *weights, vectors, states, _masks, cell, backend, _reverse, training = others
     graph, operands = graph_of(cell), Operands(x, tuple(weights), tuple(vectors), tuple(states))
     kept = PASSES[backend].kept(graph, operands) if training else ()
     y = x.new_empty(x.shape[0], x.shape[1], states[graph.state_index(graph.output)].shape[1])
@@ -73,6 +75,7 @@ def sequence_backward(
     weight_hr: Tensor | None,
     vectors: Sequence[Tensor],
     states: Sequence[Tensor],
+    masks: Sequence[Tensor],
     found: Sequence[Tensor],
     gradients: Sequence[Tensor],
     cell: str,
@@ -81,47 +84,48 @@ def sequence_backward(
     need_dx: bool,
 ) -> list[Tensor]:
     """The gradients by the operands, in their order; empty where there is none."""
-    operands = Operands(x, (weight_ih, weight_hh, bias_ih, bias_hh, weight_hr), tuple(vectors), tuple(states))
+    weights = (weight_ih, weight_hh, bias_ih, bias_hh, weight_hr)
+    operands = Operands(x, weights, tuple(vectors), tuple(states), tuple(masks))
     given = Pass(found[0], (), tuple(found[1:]))
     d = PASSES[backend].backward_pass(graph_of(cell), reverse, operands, given, gradients, need_dx)
-    d = wanted(d, operands.flat(), need_dx)
+    d = wanted(d, operands.flat()[: len(d.flat())], need_dx)
     return [x.new_empty(0) if gradient is None else gradient for gradient in d]
 
 
 @sequence_backward.register_fake
 def _(x: Tensor, *others: Any) -> list[Tensor]:
-    *weights, vectors, states, _found, _gradients, _cell, _backend, _reverse, need_dx = others
+    *weights, vectors, states, _masks, _found, _gradients, _cell, _backend, _reverse, need_dx = others
     flat = (x, *weights, *vectors, *states)
     d = [None if t is None else torch.empty_like(t, memory_format=torch.contiguous_format) for t in flat]
     return [x.new_empty(0) if t is None else t for t in (d[0] if need_dx else None, *d[1:])]
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
-    *maps, vectors, states, cell, backend, reverse, _ = inputs
+    *maps, vectors, states, masks, cell, backend, reverse, _ = inputs
     count = len(states)
     ctx.cell, ctx.backend, ctx.reverse = cell, backend, reverse
-    ctx.vectors, ctx.states = len(vectors), count
-    ctx.save_for_backward(*maps, *vectors, *states, output[0], *output[1 + count :])
+    ctx.vectors, ctx.masks = len(vectors), len(masks)
+    ctx.count = len(maps) + len(vectors) + count + len(masks)
+    ctx.save_for_backward(*maps, *vectors, *states, *masks, output[0], *output[1 + count :])
 
 
 def _gradients(ctx: Any, gradients: Sequence[Tensor | None]) -> tuple[Any, ...]:
     stored = ctx.saved_tensors
-    operands = Operands.of(stored[: 1 + WEIGHTS + ctx.vectors + ctx.states], ctx.vectors)
-    found = stored[1 + WEIGHTS + ctx.vectors + ctx.states :]
+    operands, found = Operands.of(stored[: ctx.count], ctx.vectors, ctx.masks), stored[ctx.count :]
     results = (found[0], *operands.states)
     given = [
         torch.zeros_like(result) if gradient is None else gradient
-        for gradient, result in zip(gradients[: 1 + ctx.states], results, strict=True)
+        for gradient, result in zip(gradients[: len(results)], results, strict=True)
     ]
     need_dx = ctx.needs_input_grad[0]
     d = torch.ops.gatewright.sequence_backward(
-        operands.x, *operands.weights, operands.vectors, operands.states, found, given, ctx.cell, ctx.backend,
-        ctx.reverse, need_dx,
+        operands.x, *operands.weights, operands.vectors, operands.states, operands.masks, found, given,
+        ctx.cell, ctx.backend, ctx.reverse, need_dx,
     )  # fmt: skip
     given = (operands.x if need_dx else None, *operands.weights)
     maps = [None if t is None else g for g, t in zip(d[: 1 + WEIGHTS], given, strict=True)]
     rest = d[1 + WEIGHTS :]
-    return *maps, rest[: ctx.vectors], rest[ctx.vectors :], None, None, None, None
+    return *maps, rest[: ctx.vectors], rest[ctx.vectors :], [None] * ctx.masks, None, None, None, None
 
 
 torch.library.register_autograd("gatewright::sequence", _gradients, setup_context=_keep)
@@ -148,7 +152,7 @@ def run(call: Call, backend: str) -> Result:
     operands = operands_of(call, hoist)
     training = records_gradient(operands)
     found = torch.ops.gatewright.sequence(
-        operands.x, *operands.weights, operands.vectors, operands.states, call.cell.serialized, backend,
-        call.reverse, training,
+        operands.x, *operands.weights, operands.vectors, operands.states, operands.masks,
+        call.cell.serialized, backend, call.reverse, training,
     )  # fmt: skip
     return found[0], tuple(found[1 : 1 + len(operands.states)])

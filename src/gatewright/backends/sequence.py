@@ -35,16 +35,24 @@ class Operands(NamedTuple):
     weights: Any  # weight_ih, then weight_hh, bias_ih, bias_hh and weight_hr, of which any may be None
     vectors: tuple[Tensor, ...]
     states: tuple[Tensor, ...]
+    masks: tuple[Tensor, ...] = ()
 
     def flat(self) -> tuple[Tensor | None, ...]:
         """All of them in one row."""
-        return self.x, *self.weights, *self.vectors, *self.states
+        return self.x, *self.weights, *self.vectors, *self.states, *self.masks
 
     @classmethod
-    def of(cls, flat: Sequence[Any], vectors: int) -> Operands:
-        """From one row, with so many vector weights."""
-        first, second = 1 + WEIGHTS, 1 + WEIGHTS + vectors
-        return cls(flat[0], tuple(flat[1:first]), tuple(flat[first:second]), tuple(flat[second:]))
+    def of(cls, flat: Sequence[Any], vectors: int, masks: int) -> Operands:
+        """From one row, with so many vector weights and masks."""
+        first, second, third = 1 + WEIGHTS, 1 + WEIGHTS + vectors, len(flat) - masks
+        weights, states = tuple(flat[1:first]), tuple(flat[second:third])
+        return cls(flat[0], weights, tuple(flat[first:second]), states, tuple(flat[third:]))
+
+    def part(self, graph: Graph, steps: slice, states: tuple[Tensor, ...]) -> Operands:
+        """Those of some of the steps, which begin with these states."""
+        kinds = (kind for kind, _ in graph.masks)
+        masks = (m if kind == "unit_mask" else m[steps] for kind, m in zip(kinds, self.masks, strict=True))
+        return self._replace(x=self.x[steps], states=states, masks=tuple(masks))
 
     def sizes(self, graph: Graph) -> tuple[int, int, int, int, int, bool]:
         """T, B, I, H, P, and whether the output is projected."""
@@ -89,7 +97,7 @@ def operands_of(call: Call, hoist: Callable[..., tuple[Tensor, ...]] = hoisted) 
         given = (weights.vectors[name] for name in call.cell.graph.vector_weights)
         vectors = hoist(call.cell.serialized, *given)
     maps = (weights.weight_ih, weights.weight_hh, weights.bias_ih, weights.bias_hh, weights.weight_hr)
-    return Operands(call.x, maps, vectors, call.states)
+    return Operands(call.x, maps, vectors, call.states, call.masks)
 
 
 def records_gradient(operands: Operands) -> bool:
@@ -149,6 +157,7 @@ class Way(NamedTuple):
     graph: Graph
     reverse: bool
     vectors: int  # how many there are
+    masks: int  # likewise
 
 
 def run(call: Call, passes: Passes) -> Result:
@@ -156,7 +165,7 @@ def run(call: Call, passes: Passes) -> Result:
     operands = operands_of(call)
     if records_gradient(operands):
         function = _Recomputed if call.recompute else _Sequence
-        way = Way(passes, call.cell.graph, call.reverse, len(operands.vectors))
+        way = Way(passes, call.cell.graph, call.reverse, len(operands.vectors), len(operands.masks))
         y, *final = function.apply(way, *operands.flat())
         return y, tuple(final)
     found = passes.forward_pass(call.cell.graph, call.reverse, operands, training=False)
@@ -165,8 +174,9 @@ def run(call: Call, passes: Passes) -> Result:
 
 def wanted(found: Operands, flat: Sequence[Tensor | None], need_dx: bool) -> list[Tensor | None]:
     """The gradients that autograd is to be given: none for what is missing or not wanted."""
-    gradients = [None if t is None else g for g, t in zip(found.flat(), flat, strict=True)]
-    return [gradients[0] if need_dx else None, *gradients[1:]]
+    gradients = [None if t is None else g for g, t in zip(found.flat(), flat, strict=False)]
+    # nothing is derived by masks, which stand last
+    return [gradients[0] if need_dx else None, *gradients[1:], *[None] * (len(flat) - len(gradients))]
 
 
 def _keep(ctx: Any, way: Way, flat: Sequence[Tensor | None], more: Sequence[Tensor]) -> None:
@@ -181,7 +191,7 @@ def _kept(ctx: Any) -> tuple[Way, Sequence[Tensor | None], Operands, Sequence[Te
     """The way, the operands in one row and as such, and what else the forward pass gave."""
     stored, way = ctx.saved_tensors, ctx.way
     flat = stored[: ctx.count]
-    return way, flat, Operands.of(flat, way.vectors), stored[ctx.count :]
+    return way, flat, Operands.of(flat, way.vectors, way.masks), stored[ctx.count :]
 
 
 class _Sequence(torch.autograd.Function):
@@ -189,7 +199,7 @@ class _Sequence(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, way: Way, *flat: Tensor | None) -> Any:
-        operands = Operands.of(flat, way.vectors)
+        operands = Operands.of(flat, way.vectors, way.masks)
         found = way.passes.forward_pass(way.graph, way.reverse, operands, training=True)
         _keep(ctx, way, flat, (found.y, *found.kept))
         return found.y, *found.final
@@ -210,13 +220,13 @@ class _Recomputed(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, way: Way, *flat: Tensor | None) -> Any:
-        operands = Operands.of(flat, way.vectors)
+        operands = Operands.of(flat, way.vectors, way.masks)
         x, states = operands.x, operands.states
         y = way.passes.output(way.graph, operands)
         first = []
         for part in _segments(x.shape[0], way.reverse):
             first.append(states)
-            given = operands._replace(x=x[part], states=states)
+            given = operands.part(way.graph, part, states)
             states = way.passes.forward_pass(way.graph, way.reverse, given, training=False, y=y[part]).final
         _keep(ctx, way, flat, [state for row in first[1:] for state in row])
         return y, *states
@@ -233,7 +243,7 @@ class _Recomputed(torch.autograd.Function):
         parts = _segments(x.shape[0], way.reverse)
         dx = torch.empty_like(x) if need_dx else None
         for part, states in reversed(list(zip(parts, first, strict=True))):
-            given = operands._replace(x=x[part], states=states)
+            given = operands.part(way.graph, part, states)
             found = way.passes.forward_pass(way.graph, way.reverse, given, training=True)
             from_output = None if dy is None else dy[part]
             d = way.passes.backward_pass(
@@ -245,7 +255,7 @@ class _Recomputed(torch.autograd.Function):
             for place, gradient in enumerate((*d.weights, *d.vectors), start=1):
                 known = total[place]
                 total[place] = gradient if known is None else known.add_(gradient)
-        found = Operands.of([dx, *total[1 : len(flat) - count], *dfinal], way.vectors)
+        found = Operands.of([dx, *total[1 : len(flat) - count - way.masks], *dfinal], way.vectors, 0)
         return None, *wanted(found, flat, need_dx)
 
 
@@ -265,10 +275,11 @@ def through_equations(
     with torch.enable_grad():
         # each operand under a name of its own: what leads from one to another is autograd's to follow
         flat = [None if tensor is None else tensor.view_as(tensor) for tensor in operands.flat()]
-        operands = Operands.of(flat, len(operands.vectors))
+        operands = Operands.of(flat, len(operands.vectors), len(operands.masks))
         vectors = dict(zip(lowered.vector_weights, operands.vectors, strict=True))
         weights = Weights(*operands.weights, vectors=vectors)
-        call = Call(GraphCell(lowered), operands.x, weights, operands.states, reverse)
+        cell, masks = GraphCell(lowered), operands.masks
+        call = Call(cell, operands.x, weights, operands.states, reverse, masks=masks)
         y, final = EagerBackend().run(call)
         results = [(o, g) for o, g in zip((y, *final), gradients, strict=True) if g is not None]
         found = iter(

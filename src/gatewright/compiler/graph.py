@@ -1,7 +1,7 @@
 """The graph of a cell: its equations in single-assignment form, validated and printable.
 
-A node is a leaf (an input map, a vector weight, a state, a constant), a recurrent map applied to an
-earlier node, or an operation on earlier nodes. Every value is ``[B, H]`` or broadcasts to it.
+A node is a leaf (an input map, a vector weight, a state, a mask, a constant), a recurrent map applied to
+an earlier node, or an operation on earlier nodes. Every value is ``[B, H]`` or broadcasts to it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,11 @@ from typing import Any
 
 from gatewright.compiler.operations import OPERATIONS
 
-LEAVES = ("input", "vector", "state", "constant")
+MASKS = ("row_mask", "unit_mask", "step_mask")
+"""What rewrites give a step from outside: ``[T, B]`` one number a row, ``[B, H]`` the same at every step, and
+``[T, B, H]``. Nothing is derived by them."""
+
+LEAVES = ("input", "vector", "state", "constant", *MASKS)
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,7 @@ class Graph:
         input_maps: names in the row order of ``weight_ih``.
         recurrent_maps: names in the row order of ``weight_hh``.
         vector_weights: names in order of first use.
+        masks: kind and name of each mask, in the order in which a call gives them.
         name: the cell's name.
         source: where the equations come from.
     """
@@ -60,6 +65,7 @@ class Graph:
     input_maps: tuple[str, ...]
     recurrent_maps: tuple[str, ...]
     vector_weights: tuple[str, ...]
+    masks: tuple[tuple[str, str], ...] = ()
     name: str = field(default="", compare=False)
     source: str = field(default="", compare=False)
 
@@ -79,6 +85,9 @@ class Graph:
             found = [node.name for node in self.nodes if node.operation == operation]
             if sorted(found) != sorted(names):
                 raise ValueError(f"{operation} nodes {found} do not match the declared names {names}")
+        masks = {(node.operation, node.name) for node in self.nodes if node.operation in MASKS}
+        if not masks <= set(self.masks):
+            raise ValueError(f"mask nodes {sorted(masks)} are not among the declared ones {self.masks}")
 
         # asked for at every call of a layer, and slow to compute
         object.__setattr__(self, "_hash", hash((self.nodes, self.states, self.results, self.output)))
@@ -162,8 +171,9 @@ class Graph:
         """The graph of a text that ``to_json`` made."""
         given: dict[str, Any] = json.loads(text)
         nodes = tuple(Node(**{**node, "inputs": tuple(node["inputs"])}) for node in given.pop("nodes"))
+        masks = tuple((kind, name) for kind, name in given.pop("masks"))
         fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in given.items()}
-        return cls(nodes, **fields)
+        return cls(nodes, masks=masks, **fields)
 
     def __str__(self) -> str:
         return "\n".join(_lines(self))
@@ -223,7 +233,7 @@ def expression(node: Node, operands: list[tuple[str, int]]) -> tuple[str, int]:
     if node.operation == "constant":
         assert node.value is not None
         return f"{node.value:g}" if node.value >= 0 else f"({node.value:g})", 100
-    prefix = {"input": "x.", "vector": "w.", "state": ""}.get(node.operation)
+    prefix = {"input": "x.", "vector": "w.", "state": "", **dict.fromkeys(MASKS, "m.")}.get(node.operation)
     if prefix is not None:
         return prefix + node.name, 100
     if node.operation == "adjoint":

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from gatewright.compiler.graph import Graph
+from gatewright.compiler.graph import MASKS, Graph
 from gatewright.compiler.operations import OPERATIONS
 
 
@@ -30,9 +30,12 @@ class GraphCell:
         self.name = graph.name
         self.serialized = graph.to_json()
 
-    def step(self, x: Any, recurrent: Any, vectors: Any, states: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """One time step; arguments and result as in ``Cell.step``."""
+    def step(
+        self, x: Any, recurrent: Any, vectors: Any, states: Sequence[Tensor], masks: Sequence[Tensor] = ()
+    ) -> tuple[Tensor, ...]:
+        """One time step; arguments and result as in ``Cell.step``, and the masks of the step."""
         given = dict(zip(self.graph.states, states, strict=True))
+        of_step = dict(zip(self.graph.masks, masks, strict=True))
         values: list[Tensor] = []
         for node in self.graph.nodes:
             operands = [values[operand] for operand in node.inputs]
@@ -43,6 +46,8 @@ class GraphCell:
                     value = getattr(vectors, node.name)
                 case "state":
                     value = given[node.name]
+                case kind if kind in MASKS:
+                    value = of_step[kind, node.name]
                 case "constant":
                     value = states[0].new_tensor(node.value)
                 case "recurrent":

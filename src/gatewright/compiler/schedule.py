@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from gatewright.compiler.derive import Derivative, derive
-from gatewright.compiler.graph import LEAVES, Graph, Node
+from gatewright.compiler.graph import LEAVES, MASKS, Graph, Node
 from gatewright.compiler.lower import Lowered, lower
 from gatewright.compiler.operations import OPERATIONS
 from gatewright.compiler.schedule_text import schedule_lines
@@ -183,7 +183,8 @@ def _groups(graph: Graph) -> tuple[Group, ...]:
 
 def _always_in_memory(graph: Graph) -> set[int]:
     """Nodes the backward step finds without anything being kept for it: states, old and new, and leaves."""
-    leaves = {i for i, node in enumerate(graph.nodes) if node.operation in ("state", "vector", "constant")}
+    free = ("state", "vector", "constant", *MASKS)
+    leaves = {i for i, node in enumerate(graph.nodes) if node.operation in free}
     return leaves | set(graph.results)
 
 

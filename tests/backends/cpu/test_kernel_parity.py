@@ -7,6 +7,7 @@ import pytest
 import torch
 from benchmarks.kernel_parity import changed, compare, compare_random, leaves, make_call, random_call, results
 from benchmarks.parity import TOLERANCES, Sizes
+from rewritten import REWRITES, rewritten
 from test_expressive_cells import CELLS as EXPRESSIVE
 
 import gatewright as gw
@@ -89,6 +90,14 @@ def test_every_cell_gives_what_its_equations_give(name, reverse):
         assert_parity(make_call(CELLS[name], Sizes(T=5, B=3, I=4, H=18), torch.float32, reverse=True))
     else:
         assert_parity(make_call(CELLS[name], Sizes(T=7, B=9, I=3, H=7), torch.float64))
+
+
+@pytest.mark.parametrize("option", REWRITES)
+@pytest.mark.parametrize("name", CELLS)
+def test_every_cell_with_every_option_gives_what_its_equations_give(name, option):
+    cell = rewritten(option, CELLS[name].graph)
+    assert_parity(make_call(cell, Sizes(T=7, B=9, I=3, H=7), torch.float64))
+    assert_parity(make_call(cell, Sizes(T=5, B=3, I=4, H=18), torch.float32, reverse=True))
 
 
 @pytest.mark.parametrize("seed", range(RANDOM_CELLS))

@@ -13,6 +13,7 @@ import pytest
 import torch
 from benchmarks.kernel_parity import changed, compare, compare_random, make_call, random_call, results
 from benchmarks.parity import Sizes
+from rewritten import REWRITES, rewritten
 from test_expressive_cells import CELLS as EXPRESSIVE
 
 import gatewright as gw
@@ -110,6 +111,16 @@ def assert_parity(call, used=None):
 @pytest.mark.parametrize("name", CELLS)
 def test_every_cell_gives_what_its_equations_give(name, regime):
     assert_parity(make_call(CELLS[name], Sizes(T=3, B=3, I=4, H=18), torch.float32))
+
+
+@pytest.mark.parametrize("regime", REGIMES, indirect=True)
+@pytest.mark.parametrize("name", ["gru", "gru_reset_before", "lstm", "mingru"])
+@pytest.mark.parametrize("option", REWRITES)
+def test_options_are_nodes_of_the_graph_like_any_other(option, name, regime):
+    """Masks of every kind and means over the hidden units come through the same emitter."""
+    cell = rewritten(option, CELLS[name].graph)
+    for reverse in (False, True):
+        assert_parity(make_call(cell, Sizes(T=4, B=3, I=4, H=18), torch.float32, reverse=reverse))
 
 
 @pytest.mark.parametrize(

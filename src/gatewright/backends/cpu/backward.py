@@ -16,6 +16,7 @@ from gatewright.backends.cpu.products import (
 )
 from gatewright.backends.cpu.vectors import Vectors
 from gatewright.backends.cpu.weight_gradients import WeightGradients
+from gatewright.compiler.graph import MASKS
 from gatewright.compiler.schedule import Schedule, Stage
 
 
@@ -114,6 +115,7 @@ class _Backward(Kernel):
 
     def _step(self, step: str, slot: str, steps: str) -> None:
         code, word = self.code, self.word
+        self.step = step
         begins = code.compare_int("eq", step, 0)
         # the first step that is run is the last in time: no adjoint comes from behind it
         self.last = code.compare_int("eq", step, code.subtract_int(word["T"], 1))
@@ -283,6 +285,8 @@ class _Backward(Kernel):
         if node.operation == "vector":
             place = self.graph.vector_weights.index(node.name)
             return code.load(code.at(self.word[f"vector_{place}"], column), mask)
+        if node.operation in MASKS:
+            return self.mask_value(node, self.step, row, column, mask)
         if node.operation == "mean" and index in self.layout.means:
             return code.broadcast(code.at(self.means(index), row))
         if node.operation == "constant" or index in stage.nodes or index not in self.places:

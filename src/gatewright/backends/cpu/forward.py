@@ -12,6 +12,7 @@ from gatewright.backends.cpu.products import (
     product_function,
 )
 from gatewright.backends.cpu.vectors import Vectors
+from gatewright.compiler.graph import MASKS
 from gatewright.compiler.schedule import Schedule, Stage
 
 
@@ -104,6 +105,7 @@ class _Forward(Kernel):
 
     def _step(self, step: str, slot: str) -> None:
         code, word, hidden = self.code, self.word, self.word["H"]
+        self.step = step
         begins = code.compare_int("eq", step, 0)
         before = code.subtract_int(step, 1)
         self.old: list[Place] = []
@@ -208,6 +210,8 @@ class _Forward(Kernel):
         if node.operation == "vector":
             number = self.graph.vector_weights.index(node.name)
             return code.load(code.at(self.word[f"vector_{number}"], column), mask)
+        if node.operation in MASKS:
+            return self.mask_value(node, self.step, row, column, mask)
         if node.operation == "mean":
             return code.broadcast(code.at(self.means(index), row))
         if node.operation == "constant" or index in stage.nodes or self.graph.is_logical(index):

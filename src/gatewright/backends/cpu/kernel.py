@@ -171,6 +171,18 @@ class Kernel:
         place = self._mean_nodes.index(node)
         return self.code.at(self.word["means"], self.code.multiply_int(self.word["B"], place))
 
+    def mask_value(self, node: Node, step: str, row: str, column: str, edge: str) -> str:
+        """The vector of a mask at a step, row and column; ``edge`` says which columns there are."""
+        code, word = self.code, self.word
+        number = self.graph.masks.index((node.operation, node.name))
+        base = word[f"mask_{number}"]
+        if node.operation == "unit_mask":
+            return code.load(Place(base, word[f"mask_{number}_step"]).at(code, row, column), edge)
+        base = code.at(base, code.multiply_int(step, word[f"mask_{number}_step"]))
+        if node.operation == "row_mask":
+            return code.broadcast(code.at(base, row))
+        return code.load(Place(base, word["H"]).at(code, row, column), edge)
+
     # ---------------------------------------------------------------- packing
 
     def pack_map(

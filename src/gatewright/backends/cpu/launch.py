@@ -186,6 +186,7 @@ class Forward(_Prepared):
             words[place[name]] = weight.data_ptr()
         for number, vector in enumerate(operands.vectors):
             words[place[f"vector_{number}"]] = vector.data_ptr()
+        set_masks(words, place, self.plan, operands.masks, reverse)
         for number, state in enumerate(operands.states):
             words[place[f"first_{number}"]] = state.data_ptr()
             words[place[f"final_{number}"]] = final[number].data_ptr()
@@ -269,6 +270,7 @@ class Backward(_Prepared):
         for number, (vector, gradient) in enumerate(zip(operands.vectors, dvectors, strict=True)):
             words[place[f"vector_{number}"]] = vector.data_ptr()
             words[place[f"dvector_{number}"]] = gradient.data_ptr()
+        set_masks(words, place, self.plan, operands.masks, reverse)
         dfirst = tuple(torch.empty_like(state) for state in operands.states)
         for number, (state, last) in enumerate(zip(operands.states, dfinal, strict=True)):
             words[place[f"first_{number}"]] = state.data_ptr()
@@ -291,7 +293,7 @@ def set_kept(words: array[int], place: dict[str, int], plan: Schedule, kept: Seq
 
 def set_sequence(words: array[int], place: dict[str, int], name: str, tensor: Tensor, reverse: bool) -> None:
     """A sequence ``[T, B, ·]`` as pointer and strides, beginning with the step that is run first."""
-    step, row, _ = tensor.stride()
+    step, row = tensor.stride()[:2]
     pointer = tensor.data_ptr()
     if reverse:
         pointer += step * (tensor.shape[0] - 1) * tensor.element_size()
@@ -300,6 +302,14 @@ def set_sequence(words: array[int], place: dict[str, int], name: str, tensor: Te
     words[place[f"{name}_step"]] = step
     if f"{name}_row" in place:
         words[place[f"{name}_row"]] = row
+
+
+def set_masks(
+    words: array[int], place: dict[str, int], plan: Schedule, masks: Sequence[Tensor], reverse: bool
+) -> None:
+    """Masks as arguments of a kernel."""
+    for number, ((kind, _), mask) in enumerate(zip(plan.graph.masks, masks, strict=True)):
+        set_sequence(words, place, f"mask_{number}", mask, reverse and kind != "unit_mask")
 
 
 # what writes kernels is loaded when one is to be written: most calls find theirs on the disk
@@ -337,7 +347,10 @@ def _zeros(dtype: torch.dtype, count: int) -> Tensor:
 def _signature(graph: Graph) -> str:
     """A graph without its name: cells of the same equations share their code."""
     return repr(
-        (graph.nodes, graph.states, graph.results, graph.output, graph.recurrent_maps, graph.input_maps)
+        (
+            graph.nodes, graph.states, graph.results, graph.output, graph.recurrent_maps, graph.input_maps,
+            graph.masks,
+        )
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from gatewright.backends.cpu.vectors import Vectors
+from gatewright.compiler.graph import Graph
 from gatewright.compiler.schedule import Schedule
 
 LINE_WORDS = 8
@@ -98,15 +99,21 @@ def forward_layout(plan: Schedule, training: bool) -> ForwardLayout:
     pointers += ["saved", "work", "means", "hidden"]
     pointers += [f"packed_{number}" for number in range(len(plan.groups))]
     pointers += [f"vector_{number}" for number in range(len(graph.vector_weights))]
+    pointers += [f"mask_{number}" for number in range(len(graph.masks))]
     for state in range(len(graph.states)):
         pointers += [f"first_{state}", f"history_{state}", f"final_{state}"]
     return ForwardLayout(
         pointers=tuple(pointers),
-        numbers=("x_step", "x_row", "y_step", "history_mask"),
+        numbers=("x_step", "x_row", "y_step", "history_mask", *_mask_steps(graph)),
         work=tuple(sorted(node for node in crossing if node not in elsewhere)),
         saved=saved,
         means=tuple(node for stage in plan.forward for node in stage.means),
     )
+
+
+def _mask_steps(graph: Graph) -> tuple[str, ...]:
+    """The first stride of each mask: from step to step, or of a unit mask from row to row."""
+    return tuple(f"mask_{i}_step" for i in range(len(graph.masks)))
 
 
 @dataclass(frozen=True)
@@ -147,6 +154,7 @@ def backward_layout(plan: Schedule) -> BackwardLayout:
     pointers += [run.name for group in runs for run in group]
     for vector in range(len(graph.vector_weights)):
         pointers += [f"vector_{vector}", f"dvector_{vector}"]
+    pointers += [f"mask_{number}" for number in range(len(graph.masks))]
     for state in range(len(graph.states)):
         pointers += [
             f"first_{state}",
@@ -157,7 +165,7 @@ def backward_layout(plan: Schedule) -> BackwardLayout:
         ]
     return BackwardLayout(
         pointers=tuple(pointers),
-        numbers=("x_step", "x_row", "y_step", "dy_step", "dy_row", "dx_step", "need_dx"),
+        numbers=("x_step", "x_row", "y_step", "dy_step", "dy_row", "dx_step", "need_dx", *_mask_steps(graph)),
         work=tuple(sorted(crossing - segments)),
         means=tuple(node for stage in plan.backward for node in stage.means),
         runs=runs,

@@ -124,7 +124,7 @@ def backward_pass(
         states = zip(operands.states, dfinal, strict=True)
         first = tuple(torch.zeros_like(state) if d is None else d.clone() for state, d in states)
         zero = [torch.zeros_like(tensor) for tensor in (operands.x, *operands.weights, *operands.vectors)]
-        return Operands.of([*zero, *first], len(operands.vectors))
+        return Operands.of([*zero, *first], len(operands.vectors), 0)
     dy = None if dy is None else dy.resolve_neg()
     if dy is not None and not any(dy.stride()):
         # the gradient of a sum: one number, expanded; a row of it is enough
@@ -148,7 +148,10 @@ def readable(operands: Operands) -> Operands:
     weight_hr = nothing if weight_hr is None else weight_hr
     weights = tuple(_plain(w) for w in (weight_ih, weight_hh, bias_ih, bias_hh, weight_hr))
     vectors = tuple(_plain(vector) for vector in operands.vectors)
-    return Operands(x, weights, vectors, tuple(_plain(state) for state in operands.states))
+    states = tuple(_plain(state) for state in operands.states)
+    # gaps between the steps or rows of a mask do not matter
+    masks = tuple(m if m[:1].is_contiguous() else _plain(m) for m in operands.masks)
+    return Operands(x, weights, vectors, states, masks)
 
 
 def _plain(tensor: Tensor) -> Tensor:

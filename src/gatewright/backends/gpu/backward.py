@@ -5,6 +5,7 @@ from __future__ import annotations
 from gatewright.backends.gpu.blocks import Blocks
 from gatewright.backends.gpu.kernel import Format, Loop, Rows
 from gatewright.backends.gpu.source import identifier, shifted
+from gatewright.compiler.graph import MASKS
 from gatewright.compiler.schedule import Schedule, Stage
 
 
@@ -21,6 +22,7 @@ def backward_pointers(plan: Schedule) -> tuple[str, ...]:
     return (
         "w_hh", "y", "dy", "adjoints", "counters",
         *(f"vector_{number}" for number in range(len(graph.vector_weights))),
+        *(f"mask_{number}" for number in range(len(graph.masks))),
         *(f"{name}_{i}" for i in states for name in ("first", "history", "carry")),
         *(f"saved_{number}" for number in range(len(plan.saved))),
         *(f"summed_{node}" for stage in plan.backward for node in stage.means),
@@ -73,7 +75,7 @@ class _Backward(Loop):
     def before(self) -> None:
         """In front of the loop: what stays, and what the last step is handed."""
         self.indices()
-        self.vectors()
+        self.constants()
         self.weights(transposed=True)
         if self.by_launch:
             return
@@ -131,6 +133,8 @@ class _Backward(Loop):
             return self._old(self.graph.state_index(node.name))
         if node.operation == "vector":
             return self.vector(self.graph.vector_weights.index(node.name))
+        if node.operation in MASKS:
+            return self.mask(node)
         if index in stage.nodes:
             return None
         if index in self.crossing and (index >= len(self.graph.nodes) or node.operation == "adjoint"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from gatewright.backends.gpu.blocks import Blocks
 from gatewright.backends.gpu.kernel import Format, Loop, Rows
 from gatewright.backends.gpu.source import identifier, shifted
+from gatewright.compiler.graph import MASKS
 from gatewright.compiler.schedule import Schedule, Stage
 
 
@@ -22,6 +23,7 @@ def forward_pointers(plan: Schedule) -> tuple[str, ...]:
     return (
         "maps", "w_hh", "b_hh", "y", "counters",
         *(f"vector_{number}" for number in range(len(graph.vector_weights))),
+        *(f"mask_{number}" for number in range(len(graph.masks))),
         *(f"{name}_{i}" for i in states for name in ("first", "final", "history", "rows", "turn")),
         *(f"argument_{number}" for number in range(len(plan.groups))),
         *(f"saved_{number}" for number in range(len(plan.saved))),
@@ -75,7 +77,7 @@ class _Forward(Loop):
     def before(self) -> None:
         """In front of the loop: what stays, and the first states."""
         self.indices()
-        self.vectors()
+        self.constants()
         for number in range(len(self.maps)):
             self.load(f"b_{number}", f"b_hh + {shifted(number, 'column')}", "column < H")
         self.weights(transposed=False)
@@ -100,6 +102,8 @@ class _Forward(Loop):
                 return self.vector(self.graph.vector_weights.index(node.name))
             if node.operation == "input":
                 return self._input(self.graph.input_maps.index(node.name))
+            if node.operation in MASKS:
+                return self.mask(node)
             if index not in stage.nodes and index in self.crossing:
                 return self.load(f"c{index}", f"work_{index} + place")
             return None
@@ -159,6 +163,8 @@ class _Forward(Loop):
             return self.states[self.graph.state_index(node.name)]
         if node.operation == "input":
             return self._input(self.graph.input_maps.index(node.name))
+        if node.operation in MASKS:
+            return self.mask(node)
         return None
 
     def _products(self, number: int) -> None:

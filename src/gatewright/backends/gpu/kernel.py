@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from gatewright.backends.gpu.blocks import Blocks
 from gatewright.backends.gpu.source import Source, Values, identifier, shifted
+from gatewright.compiler.graph import Node
 from gatewright.compiler.schedule import Group, Schedule, Stage
 
 HEAD = '''"""{title}"""
@@ -174,14 +175,26 @@ class Loop(ABC):
         self.write("size = B.to(tl.int64) * H")
         self.write(f"zero = tl.zeros(({rows}, {columns}), tl.float32)")
 
-    def vectors(self) -> None:
-        """Vector weights, which stay the same in all steps."""
+    def constants(self) -> None:
+        """Vector weights and masks that stay the same in all steps."""
         for number in range(len(self.graph.vector_weights)):
             self.load(self.vector(number), f"vector_{number} + column", "column < H")
+        for number, (kind, _) in enumerate(self.graph.masks):
+            if kind == "unit_mask":
+                self.load(f"mask{number}", f"mask_{number} + place")
 
     def vector(self, number: int) -> str:
         """The name of a vector weight."""
         return identifier("v", [name.replace("#", "") for name in self.graph.vector_weights], number)
+
+    def mask(self, node: Node) -> str:
+        """A mask at the step."""
+        number = self.graph.masks.index((node.operation, node.name))
+        if node.operation == "row_mask":
+            return self.load(f"mask{number}", f"mask_{number} + at * B + row", "row < B")
+        if node.operation == "step_mask":
+            return self.load(f"mask{number}", f"mask_{number} + at * size + place")
+        return f"mask{number}"
 
     # ---------------------------------------------------------------- memory
 

@@ -109,6 +109,7 @@ def forward_pass(
     room.keep(plan, stored)
     weight_ih, weight_hh, bias_ih, bias_hh, _ = operands.weights
     room.given |= {f"vector_{i}": tensor.contiguous() for i, tensor in enumerate(operands.vectors)}
+    room.given |= {f"mask_{i}": tensor.contiguous() for i, tensor in enumerate(operands.masks)}
     room.given |= {
         "maps": F.linear(x, weight_ih, bias_ih).contiguous(),
         "w_hh": None if weight_hh is None else weight_hh.contiguous(),
@@ -144,10 +145,11 @@ def backward_pass(
     if 0 in (steps, batch):
         zero = [None if t is None else torch.zeros_like(t) for t in (x, *operands.weights, *operands.vectors)]
         first = [c.to(x.dtype) for c in carry]
-        return Operands.of([*zero, *first], len(operands.vectors))
+        return Operands.of([*zero, *first], len(operands.vectors), 0)
     history = room.keep(plan, found.kept)
     adjoints = x.new_empty(steps, batch, len(plan.segments), hidden)
     room.given |= {f"vector_{i}": tensor.contiguous() for i, tensor in enumerate(operands.vectors)}
+    room.given |= {f"mask_{i}": tensor.contiguous() for i, tensor in enumerate(operands.masks)}
     room.given |= {f"first_{i}": state.contiguous() for i, state in enumerate(operands.states)}
     room.given |= {f"carry_{i}": tensor for i, tensor in enumerate(carry)}
     weight_hh = None if weight_hh is None else weight_hh.contiguous()

@@ -12,6 +12,7 @@ from gatewright.backends.gpu.forward import forward_pointers
 from gatewright.backends.gpu.kernel import HEAD, kernel_function
 from gatewright.backends.gpu.source import Source, Values, identifier, shifted
 from gatewright.compiler.affine import Affine, backward_parts, forward_parts, place_of
+from gatewright.compiler.graph import MASKS, Node
 from gatewright.compiler.schedule import Schedule
 
 
@@ -64,6 +65,9 @@ class _Scan:
         self.write(f"zero = tl.zeros(({self.blocks.rows}, {columns}), tl.float32)")
         for number in range(len(self.graph.vector_weights)):
             self._load(self._vector(number), f"vector_{number} + column", "column < H")
+        for number, (kind, _) in enumerate(self.graph.masks):
+            if kind == "unit_mask":
+                self._load(f"mask{number}", f"mask_{number} + own", "column < H")
 
     def _at(self, run: str) -> None:
         """The steps of a tile; ``run`` counts them in the order of the forward pass."""
@@ -78,6 +82,14 @@ class _Scan:
 
     def _store(self, pointer: str, value: str, mask: str = "here") -> None:
         self.write(f"tl.store({pointer}, {value}, mask={mask})")
+
+    def _mask(self, node: Node, prefix: str, at: str, mask: str) -> str:
+        """A mask at the steps; ``prefix`` tells the step itself from the one behind it."""
+        number = self.graph.masks.index((node.operation, node.name))
+        if node.operation == "unit_mask":
+            return f"mask{number}"
+        offset = "B + row" if node.operation == "row_mask" else "size + own"
+        return self._load(f"{prefix}_mask{number}", f"mask_{number} + {at} * {offset} + 0 * column", mask)
 
     def _vector(self, number: int) -> str:
         return identifier("v", [name.replace("#", "") for name in self.graph.vector_weights], number)
@@ -140,6 +152,8 @@ class _Scan:
         node = parts.nodes[index]
         if node.operation == "vector":
             return self._vector(self.graph.vector_weights.index(node.name))
+        if node.operation in MASKS:
+            return self._mask(node, "own", "at", "here")
         if node.operation != "input":
             return None
         number, count = self.graph.input_maps.index(node.name), len(self.graph.input_maps)
@@ -224,6 +238,8 @@ class _Scan:
             return name
         if node.operation == "vector":
             return self._vector(self.graph.vector_weights.index(node.name))
+        if node.operation in MASKS:
+            return self._mask(node, prefix, at, mask)
         if index in self.graph.results:
             i = self.graph.results.index(index)
             base = "y" if i == self.output else f"history_{i}"

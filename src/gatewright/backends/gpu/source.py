@@ -138,7 +138,7 @@ class Values:
     def is_full(self, index: int) -> bool:
         """Whether a node has a value for each row and column, not one for all rows or all columns."""
         node = self._nodes[index]
-        if node.operation in ("vector", "constant", "mean"):
+        if node.operation in ("vector", "constant", "mean", "row_mask"):
             return False
         return (
             not node.inputs
