@@ -17,10 +17,6 @@ torch.set_num_threads(1)
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
-# without a GPU its kernels run in Triton's interpreter, which Triton decides when it is imported
-if not torch.cuda.is_available():
-    os.environ.setdefault("TRITON_INTERPRET", "1")
-
 # a user's object code is no part of a test; the workers of one run share theirs
 if "PYTEST_XDIST_WORKER" not in os.environ:
     _cache = tempfile.TemporaryDirectory(prefix="gatewright-tests-", ignore_cleanup_errors=True)

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from gatewright.backends import heads
 from gatewright.backends.call import Call, Result
 from gatewright.compiler.graph import Graph
 from gatewright.compiler.interpret import GraphCell
@@ -36,6 +37,9 @@ class EagerBackend:
 
     def run(self, call: Call) -> Result:
         """Run the equations over the sequence; input maps are one product before the loop."""
+        return heads.apart(call, self._run_dense)
+
+    def _run_dense(self, call: Call) -> Result:
         if call.recompute and torch.is_grad_enabled():
             return checkpoint(self._run_unchanged, call, _versions(call), use_reentrant=False)  # pyright: ignore[reportReturnType]
         return self._run(call)

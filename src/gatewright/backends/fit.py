@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from gatewright.backends import heads
 from gatewright.backends.call import Call
 
 _PLAIN = (torch.Tensor, torch.nn.Parameter)
@@ -55,7 +56,8 @@ def _shapes(call: Call) -> list[tuple[int, ...]]:
     inputs, recurrent = len(graph.input_maps) * hidden, len(graph.recurrent_maps) * hidden
     width = hidden if weights.weight_hr is None else weights.weight_hr.shape[0]
     shapes: list[tuple[int, ...]] = [
-        x.shape, (inputs, features), (recurrent, width), (inputs,), (recurrent,), (width, hidden),
+        x.shape, (inputs, features), (recurrent, width // heads.count(call)), (inputs,), (recurrent,),
+        (width, hidden),
     ]  # fmt: skip
     shapes += [(hidden,)] * len(weights.vectors)
     shapes += [(x.shape[1], width if state == graph.output else hidden) for state in graph.states]

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from gatewright.backends import sequence
+from gatewright.backends import heads, sequence
 from gatewright.backends.call import Call, Result, following_refusal
 from gatewright.backends.fit import misfit
 from gatewright.backends.sequence import Passes
@@ -56,16 +56,33 @@ class GeneratedBackend(ABC):
             return reason
         return misfit(call) or following_refusal()
 
+    def takes_heads(self, call: Call) -> bool:
+        """Whether the kernels run all heads of a call at once; else they run one after the other."""
+        return False
+
     def describe(self, call: Call) -> tuple[str, ...]:
         """How the kernels run a call."""
-        return ("nothing to compute",) if 0 in call.x.shape[:2] else self.passes.describe(call)
+        if 0 in call.x.shape[:2]:
+            return ("nothing to compute",)
+        count = heads.count(call)
+        if count == 1 or self.takes_heads(call):
+            return self.passes.describe(call)
+        return (f"{count} heads, one after the other", *self.passes.describe(heads.part(call, 0)))
 
     def kernel_source(self, call: Call) -> str:
         """The code of the kernels."""
-        return "" if 0 in call.x.shape[:2] else self.passes.kernel_source(call)
+        if 0 in call.x.shape[:2]:
+            return ""
+        apart = heads.count(call) > 1 and not self.takes_heads(call)
+        return self.passes.kernel_source(heads.part(call, 0) if apart else call)
 
     def run(self, call: Call) -> Result:
         """Run the kernels, as a registered operator where torch traces."""
+        if heads.count(call) > 1 and not self.takes_heads(call):
+            return heads.apart(call, self._run_together)
+        return self._run_together(call)
+
+    def _run_together(self, call: Call) -> Result:
         if torch.compiler.is_compiling():
             return operator().run(call, self.name)
         return sequence.run(call, self.passes)

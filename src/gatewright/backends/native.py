@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gatewright.backends import heads
 from gatewright.backends.call import Call, Result, transform_refusal
 
 
@@ -43,6 +44,9 @@ class NativeBackend:
 
     def run(self, call: Call) -> Result:
         """Run torch's kernel for one layer of one direction."""
+        return heads.apart(call, self._run_dense)
+
+    def _run_dense(self, call: Call) -> Result:
         function: Any = getattr(torch, call.cell.torch_function)
         states = tuple(state.unsqueeze(0) for state in call.states)
         given = states[0] if len(states) == 1 else states

@@ -8,7 +8,6 @@ shown where each stage is a launch of its own, by the same source.
 import os
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
 from benchmarks.kernel_parity import changed, compare, compare_random, make_call, random_call, results
@@ -23,6 +22,8 @@ from gatewright.backends.gpu import engine, room
 from gatewright.backends.gpu.blocks import Blocks, choose_blocks, inner_blocks, power_of_two
 
 pytest.importorskip("triton", reason="the GPU backend is compiled by triton")
+
+pytestmark = pytest.mark.usefixtures("poison", "numpy_is_silent")
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
@@ -53,22 +54,6 @@ CELLS = {
     "coupled": coupled,
     "ind_rnn": ind_rnn,
 }
-
-
-@pytest.fixture(autouse=True)
-def numpy_is_silent():
-    """The interpreter computes with numpy, which warns of an infinity where torch and a GPU do not."""
-    with np.errstate(all="ignore"):
-        yield
-
-
-@pytest.fixture(autouse=True)
-def poison(monkeypatch):
-    """Fill every empty tensor with NaN."""
-    monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", True)
-    torch.use_deterministic_algorithms(True)
-    yield
-    torch.use_deterministic_algorithms(False)
 
 
 @pytest.fixture

@@ -348,7 +348,12 @@ def _signature(graph: Graph) -> str:
     """A graph without its name: cells of the same equations share their code."""
     return repr(
         (
-            graph.nodes, graph.states, graph.results, graph.output, graph.recurrent_maps, graph.input_maps,
+            graph.nodes,
+            graph.states,
+            graph.results,
+            graph.output,
+            graph.recurrent_maps,
+            graph.input_maps,
             graph.masks,
         )
     )

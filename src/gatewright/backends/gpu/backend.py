@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from gatewright.backends.call import Call
+from gatewright.backends.call import Call, Result
 from gatewright.backends.generated import GeneratedBackend, operator
 from gatewright.backends.gpu import engine, passes
 
@@ -21,6 +21,21 @@ class GpuBackend(GeneratedBackend):
     def unavailable(self, device: torch.device, compiling: bool) -> str | None:
         """Not without Triton, nor without a GPU outside its interpreter."""
         return operator().device_refusal(device) if compiling else engine.refusal(device)
+
+    def takes_heads(self, call: Call) -> bool:
+        """Where the weights of a head stay in a program, with room to spare."""
+        return passes.takes_heads(call)
+
+    def run(self, call: Call) -> Result:
+        """Run the kernels; a call that does not fit says what would."""
+        try:
+            return super().run(call)
+        except torch.OutOfMemoryError as error:
+            error.add_note(
+                "gatewright: expected room for what the gradient needs of this layer; set recompute=True, "
+                "which keeps outputs only, or take a smaller batch or shorter sequences"
+            )
+            raise
 
     def projection_refusal(self, call: Call) -> str | None:
         """Not yet."""

@@ -54,6 +54,7 @@ class Blocks:
         columns: of each map.
         inner: the rows of the weights as blocks, each a start and a length that is a power of two.
         warps: of a program.
+        heads: of the layer; each has programs of its own, and ``columns`` are those of a head.
     """
 
     regime: str
@@ -61,6 +62,7 @@ class Blocks:
     columns: int
     inner: tuple[tuple[int, int], ...]
     warps: int
+    heads: int = 1
 
     @property
     def whole(self) -> bool:
@@ -71,6 +73,8 @@ class Blocks:
         """Programs over the rows and over the columns."""
         if self.regime == "scan":
             return batch, -(-hidden // self.columns)
+        if self.heads > 1:
+            return -(-batch // self.rows), self.heads
         return -(-batch // self.rows), -(-hidden // self.columns)
 
 

@@ -6,7 +6,8 @@ import hashlib
 import importlib.util
 import linecache
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
+from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
 from typing import Any
 
@@ -16,6 +17,12 @@ from gatewright.backends.gpu.blocks import Device
 
 INTERPRETED_DEVICE = Device("Triton's interpreter", 132, 227 << 10)
 """What the interpreter plays: an H100."""
+
+MOST_GRAPHS = 16
+"""How many sequences of launches are remembered."""
+
+_graphs: dict[Hashable, Any] = {}
+"""The CUDA graph of launches by their key, None where they ran once; the latest last."""
 
 
 @lru_cache(maxsize=1)
@@ -72,6 +79,49 @@ def too_large() -> type[Exception]:
     from triton.runtime.errors import OutOfResources
 
     return OutOfResources
+
+
+def on_device(device: torch.device) -> AbstractContextManager[Any]:
+    """Where Triton launches: on the current device, whatever the tensors are on."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
+
+
+def repeated(key: Hashable, launches: Callable[[], None]) -> None:
+    """Run many launches; from the third time on as one, a CUDA graph captured the second time.
+
+    Args:
+        key: of all that the launches read: code, sizes and addresses. torch's allocator gives a training loop
+            the same addresses in every step, and where it does not, nothing is captured.
+        launches: makes them.
+    """
+    if interpreted() or torch.cuda.is_current_stream_capturing():
+        launches()
+        return
+    known = key in _graphs
+    graph = _graphs.pop(key, None)
+    if not known:
+        launches()
+    else:
+        graph = _captured(launches) if graph is None else graph
+        graph.replay()
+    _graphs[key] = graph
+    while len(_graphs) > MOST_GRAPHS:
+        _graphs.pop(next(iter(_graphs)))
+
+
+def _captured(launches: Callable[[], None]) -> Any:
+    """A CUDA graph of some launches, none of which runs yet."""
+    graph, stream = torch.cuda.CUDAGraph(), torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        # other threads may allocate meanwhile
+        graph.capture_begin(capture_error_mode="thread_local")
+        try:
+            launches()
+        finally:
+            graph.capture_end()
+    torch.cuda.current_stream().wait_stream(stream)
+    return graph
 
 
 def launch(

@@ -49,21 +49,23 @@ class Adjoints:
         Returns:
             A tensor like ``weight_hh``.
         """
-        found, hidden = torch.empty_like(like), self.values.shape[3]
+        found, hidden, width = torch.empty_like(like), self.values.shape[3], like.shape[1]
         argument = {s.group: i for i, s in enumerate(self.plan.segments) if s.group is not None}
         for number, group in enumerate(self.plan.groups):
             node = self.plan.nodes[group.argument]
             for place in group.maps:
                 left = self.values[:, :, self.place[place]]
-                target = found[place * hidden : (place + 1) * hidden]
+                target = found[place * hidden : (place + 1) * hidden].view(hidden // width, width, width)
                 if node.operation == "state":
                     after, first = old[self.plan.graph.state_index(node.name)]
-                    torch.mm(self._first(left).T, first, out=target)
+                    torch.bmm(_heads(self._first(left), width).mT, _heads(first, width), out=target)
                     later, before = (left[:-1], after[1:]) if self.reverse else (left[1:], after[:-1])
-                    target.addmm_(later.flatten(0, 1).T, before.flatten(0, 1))
+                    later, before = (_heads(t.flatten(0, 1), width) for t in (later, before))
+                    target.baddbmm_(later.mT, before)
                 else:
-                    right = self.values[:, :, argument[number]]
-                    torch.mm(left.flatten(0, 1).T, right.flatten(0, 1), out=target)
+                    pair = (left, self.values[:, :, argument[number]])
+                    left, right = (_heads(t.flatten(0, 1), width) for t in pair)
+                    torch.bmm(left.mT, right, out=target)
         return found
 
     def of_input_bias(self) -> Tensor:
@@ -88,12 +90,19 @@ class Adjoints:
         for name in self.plan.derivative.state_maps[i]:
             assert weight_hh is not None
             place = self.plan.graph.recurrent_maps.index(name)
-            weight = weight_hh[place * hidden : (place + 1) * hidden]
-            carry = carry + self._first(self.values[:, :, self.place[place]]).float() @ weight.float()
+            width = weight_hh.shape[1]
+            weight = weight_hh[place * hidden : (place + 1) * hidden].view(-1, width, width)
+            adjoint = _heads(self._first(self.values[:, :, self.place[place]]), width)
+            carry = carry + torch.bmm(adjoint.float(), weight.float()).transpose(0, 1).flatten(1)
         return carry.to(self.values.dtype)
 
     def _first(self, values: Tensor) -> Tensor:
         return values[-1 if self.reverse else 0]
+
+
+def _heads(rows: Tensor, width: int) -> Tensor:
+    """Rows ``[N, H]`` by heads, ``[heads, N, width]``."""
+    return rows.unflatten(-1, (-1, width)).transpose(0, 1)
 
 
 def _ordered(found: Tensor, order: Sequence[int | None]) -> Tensor:

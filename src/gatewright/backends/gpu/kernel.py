@@ -169,8 +169,14 @@ class Loop(ABC):
         rows, columns = self.blocks.rows, self.blocks.columns
         self.write("# the tile of this program")
         self.write(f"row = tl.program_id(0).to(tl.int64) * {rows} + tl.arange(0, {rows})[:, None]")
-        self.write(f"column = tl.program_id(1) * {columns} + tl.arange(0, {columns})[None, :]")
-        self.write("here = (row < B) & (column < H)")
+        if self.blocks.heads == 1:
+            self.write(f"column = tl.program_id(1) * {columns} + tl.arange(0, {columns})[None, :]")
+            self.write("here = (row < B) & (column < H)")
+        else:
+            self.write(f"width = H // {self.blocks.heads}")
+            self.write(f"lane = tl.arange(0, {columns})[None, :]")
+            self.write("column = tl.program_id(1) * width + lane")
+            self.write("here = (row < B) & (lane < width)")
         self.write("place = row * H + column")
         self.write("size = B.to(tl.int64) * H")
         self.write(f"zero = tl.zeros(({rows}, {columns}), tl.float32)")
@@ -233,9 +239,14 @@ class Loop(ABC):
                 self.write(f"w_{number}_{place} = {self._weight(number, f'depth_{place}', transposed)}")
 
     def _weight(self, number: int, depth: str, transposed: bool) -> str:
-        row, column = (depth, "column") if transposed else ("column", depth)
-        pointer = f"w_hh + ({shifted(number, row)}) * H + {column}"
-        text = f"tl.load({pointer}, mask=({depth} < H) & (column < H), other=0.0)"
+        if self.blocks.heads == 1:
+            row, column, width, own = depth, "column", "H", "column"
+        else:
+            row, column, width, own = f"tl.program_id(1) * width + {depth}", "lane", "width", "lane"
+        if not transposed:
+            row, column = "column", depth
+        pointer = f"w_hh + ({shifted(number, row)}) * {width} + {column}"
+        text = f"tl.load({pointer}, mask=({depth} < {width}) & ({own} < {width}), other=0.0)"
         return text if self.format.operand == self.format.element else f"{text}.to(tl.{self.format.operand})"
 
     def _dot(self, left: str, weight: str, total: str) -> str:
@@ -281,7 +292,8 @@ class Loop(ABC):
 
     def mean_of_registers(self, name: str, value: str) -> None:
         """A mean over the columns, all of which this program has."""
-        self.write(f"{name} = tl.sum(tl.where(here, {value}, 0.0), 1)[:, None] / H")
+        width = "H" if self.blocks.heads == 1 else "width"
+        self.write(f"{name} = tl.sum(tl.where(here, {value}, 0.0), 1)[:, None] / {width}")
 
     def mean_of_rows(self, name: str, rows: Rows) -> None:
         """A mean over a row in memory."""

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from gatewright.backends import heads
 from gatewright.backends.call import Call
 from gatewright.backends.gpu import engine
 from gatewright.backends.gpu.backward import backward_source
@@ -45,14 +46,25 @@ def describe(call: Call) -> tuple[str, ...]:
         "elements": "no recurrent products: every program runs through the sequence on its own",
         "resident": "weights stay in each program, which runs through the sequence on its own",
         "columns": "weights stay, columns are shared out, programs wait for each other behind a stage",
-        "launches": f"weights stay nowhere: {len(plan.forward)} launch(es) a step",
+        "launches": f"weights stay nowhere: {len(plan.forward)} launch(es) a step, captured as a CUDA graph",
     }[blocks.regime]
+    if blocks.heads > 1:
+        how = f"{blocks.heads} heads at once: {how}"
     return (
         f"{device.name}, {ELEMENTS[call.x.dtype]}, sums in float32",
         how,
         f"programs: {rows} x {columns} over batch and columns, {blocks.rows} x {blocks.columns} each",
         f"{plan.kind} cell, {len(plan.forward)} stage(s)",
     )
+
+
+def takes_heads(call: Call) -> bool:
+    """Whether all heads of a call run at once: the weights of each stay in a program, with room to spare."""
+    operands, graph = operands_of(heads.part(call, 0)), call.cell.graph
+    # a mean of vector weights is one over the part of a head, and leaves the loop before there are heads
+    if any(node.operation == "mean" for node in schedule(graph).lowered.hoisted):
+        return False
+    return all(blocks_of(graph, operands, kind, 2).regime == "resident" for kind in ("forward", "backward"))
 
 
 def kernel_source(call: Call) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -22,12 +23,20 @@ def _key(graph: Graph, operands: Operands, kind: str) -> tuple[Any, ...]:
     return graph, operands.sizes(graph)[3], operands.x.dtype, operands.x.device, kind
 
 
-def blocks_of(graph: Graph, operands: Operands, kind: str = "forward") -> Blocks:
-    """How a pass is laid over its device."""
+def blocks_of(graph: Graph, operands: Operands, kind: str = "forward", spare: int = 1) -> Blocks:
+    """How a pass is laid over its device, weights filling so manieth of what they may."""
     steps, batch, _, hidden, _, _ = operands.sizes(graph)
-    x, share = operands.x, _shares.get(_key(graph, operands, kind), RESIDENT_SHARE)
-    device = engine.device_of(x.device)
-    return choose_blocks(schedule(graph), steps, batch, hidden, x.dtype.itemsize, device, share)
+    x, share = operands.x, _shares.get(_key(graph, operands, kind), RESIDENT_SHARE) / spare
+    plan, size, device = schedule(graph), x.dtype.itemsize, engine.device_of(x.device)
+    heads = heads_of(operands, hidden)
+    blocks = choose_blocks(plan, steps, batch, hidden // heads, size, device, share)
+    return replace(blocks, heads=heads)
+
+
+def heads_of(operands: Operands, hidden: int) -> int:
+    """How often the columns of the recurrent weights go into the hidden units."""
+    weight_hh = operands.weights[1]
+    return 1 if weight_hh is None else hidden // weight_hh.shape[1]
 
 
 class Room:
@@ -75,9 +84,10 @@ class Room:
         while True:
             blocks = blocks_of(self._graph, self._operands, kind)
             try:
-                self._run(write(blocks), blocks)
+                with engine.on_device(self._operands.x.device):
+                    self._run(write(blocks), blocks)
             except engine.too_large():
-                if blocks.regime == "launches" or not self._graph.recurrent_maps:
+                if blocks.regime == "launches" or blocks.heads > 1 or not self._graph.recurrent_maps:
                     raise
                 key = _key(self._graph, self._operands, kind)
                 _shares[key] = _shares.get(key, RESIDENT_SHARE) / 2
@@ -88,7 +98,7 @@ class Room:
         steps, batch, hidden = self._sizes
         programs = blocks.programs(batch, hidden)
         kernels = list(engine.functions(text).values())
-        given = self.given | {"T": steps, "B": batch, "H": hidden}
+        given: dict[str, Any] = self.given | {"T": steps, "B": batch, "H": hidden}
         for kernel in kernels:
             for name in kernel.arg_names:
                 if name not in given and name != "step":
@@ -96,9 +106,15 @@ class Room:
         if blocks.regime != "launches":
             engine.launch(kernels[0], programs, given, blocks.warps, together=blocks.regime == "columns")
         else:
-            for step in range(steps):
-                for kernel in kernels:
-                    engine.launch(kernel, programs, given | {"step": step}, blocks.warps)
+
+            def launches() -> None:
+                for step in range(steps):
+                    for kernel in kernels:
+                        engine.launch(kernel, programs, given | {"step": step}, blocks.warps)
+
+            read = {name for kernel in kernels for name in kernel.arg_names} & given.keys()
+            places = tuple(given[name].data_ptr() for name in sorted(read - {"T", "B", "H"}))
+            engine.repeated((text, self._operands.x.device, self._sizes, places), launches)
         self.given = given
 
     def _made(self, name: str, groups: int) -> Tensor:

@@ -2,6 +2,7 @@
 
 import ctypes
 
+import numpy as np
 import pytest
 import torch
 
@@ -23,3 +24,10 @@ def poison(monkeypatch):
     torch.use_deterministic_algorithms(True)
     yield
     torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture
+def numpy_is_silent():
+    """Triton's interpreter computes with numpy, which warns of an infinity where torch and a GPU do not."""
+    with np.errstate(all="ignore"):
+        yield

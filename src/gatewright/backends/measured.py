@@ -1,0 +1,92 @@
+"""On a GPU, torch's kernels or ours: whichever is faster there for calls of a kind, measured once."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gatewright.backends.call import Backend, Call, Weights, transform_refusal
+
+MEASURED_STEPS = 256
+"""Steps of a call that is measured, at most: a step takes as long in a longer one."""
+
+REPEATS = 3
+"""Of them the fastest counts; one before them is for what is compiled and looked up."""
+
+_seconds: dict[Hashable, dict[str, float]] = {}
+"""What was measured, by kind of call."""
+
+
+def seconds(call: Call, candidates: Mapping[str, Backend]) -> dict[str, float] | None:
+    """How long each backend takes for calls like this one.
+
+    Args:
+        call: what is to run, on a CUDA device.
+        candidates: backends that do not refuse it.
+
+    Returns:
+        Seconds by name, for ``MEASURED_STEPS`` of its steps at most; None where nothing can be measured now:
+        torch is tracing, or a CUDA graph is being captured.
+    """
+    kind = _kind(call)
+    if kind not in _seconds:
+        if torch.compiler.is_compiling() or transform_refusal() or torch.cuda.is_current_stream_capturing():
+            return None
+        sample = _sample(call)
+        with torch.cuda.device(call.x.device):
+            _seconds[kind] = {name: _measured(backend, sample) for name, backend in candidates.items()}
+    return _seconds[kind]
+
+
+def _kind(call: Call) -> Hashable:
+    """What decides who is faster: all sizes, but rows and steps only roughly."""
+    steps, batch, features = call.x.shape
+    sizes = (min(steps, MEASURED_STEPS).bit_length(), batch.bit_length(), features)
+    sizes += tuple(state.shape[1] for state in call.states)
+    device = call.x.device
+    return call.cell.graph, sizes, call.x.dtype, device, call.reverse, _records_gradient(call)
+
+
+def _records_gradient(call: Call) -> bool:
+    return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in _tensors(call))
+
+
+def _tensors(call: Call) -> list[Tensor]:
+    weights = call.weights
+    maps = (weights.weight_ih, weights.weight_hh, weights.bias_ih, weights.bias_hh, weights.weight_hr)
+    return [t for t in (call.x, *maps, *weights.vectors.values(), *call.states) if t is not None]
+
+
+def _sample(call: Call) -> Call:
+    """The same call with fewer steps and tensors of its own: no gradient of the caller is touched."""
+
+    def own(tensor: Any) -> Any:
+        return None if tensor is None else tensor.detach().requires_grad_(tensor.requires_grad)
+
+    weights = call.weights
+    maps = (weights.weight_ih, weights.weight_hh, weights.bias_ih, weights.bias_hh, weights.weight_hr)
+    vectors = {name: own(vector) for name, vector in weights.vectors.items()}
+    states = tuple(own(state) for state in call.states)
+    x = own(call.x[:MEASURED_STEPS])
+    return replace(call, x=x, weights=Weights(*map(own, maps), vectors=vectors), states=states)
+
+
+def _measured(backend: Backend, call: Call) -> float:
+    """Seconds of a call, with its gradient where one is recorded."""
+    wanted = [tensor for tensor in _tensors(call) if tensor.requires_grad]
+    best = float("inf")
+    for repeat in range(1 + REPEATS):
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        begin.record()
+        y, _ = backend.run(call)
+        if y.requires_grad:
+            torch.autograd.grad(y, wanted, torch.ones_like(y), allow_unused=True)
+        end.record()
+        end.synchronize()
+        if repeat:
+            best = min(best, begin.elapsed_time(end) / 1000)
+    return best
