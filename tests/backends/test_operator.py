@@ -76,7 +76,7 @@ def test_the_operator_keeps_torchs_rules(cell, backend, dtype):
         random(len(graph.recurrent_maps) * hidden, hidden), random(len(graph.input_maps) * hidden),
         None, None,
         [random(hidden) for _ in graph.vector_weights], [random(2, hidden) for _ in graph.states],
-        chosen.serialized, backend, False, True,
+        [], chosen.serialized, backend, False, False, True,
     )  # fmt: skip
     checks = ("test_schema", "test_autograd_registration", "test_faketensor")
     torch.library.opcheck(torch.ops.gatewright.sequence.default, arguments, test_utils=checks)

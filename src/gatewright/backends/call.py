@@ -50,6 +50,9 @@ class Call:
             traces.
         masks: in the order of the graph's: ``[T, B]``, ``[B, H]`` or ``[T, B, H]`` by their kind; of dense
             sequences only.
+        lengths: behind so many steps of each row the masks hold its states, so that a backend need not run
+            them; a backend may ignore it.
+        every: give the states of every step instead of the final ones.
     """
 
     cell: Cell | GraphCell
@@ -60,10 +63,12 @@ class Call:
     batch_sizes: tuple[int, ...] | None = None
     recompute: bool = False
     masks: tuple[Tensor, ...] = ()
+    lengths: tuple[int, ...] | None = None
+    every: bool = False
 
 
 Result = tuple[Tensor, tuple[Tensor, ...]]
-"""The output, laid out as ``Call.x``, and the final value of each state."""
+"""The output, laid out as ``Call.x``, and of each state the final value, or ``[T, B, ·]`` with ``every``."""
 
 
 class Backend(Protocol):

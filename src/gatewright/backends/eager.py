@@ -59,7 +59,7 @@ class EagerBackend:
         recurrent = _RecurrentMaps(graph, weights.weight_hh, weights.bias_hh)
         vectors = SimpleNamespace(**weights.vectors)
         output = graph.state_index(graph.output)
-        states = list(call.states)
+        states, every = list(call.states), []
         outputs: list[Tensor] = [call.x.new_empty(0)] * len(steps)
         for t in reversed(range(len(steps))) if call.reverse else range(len(steps)):
             rows = steps[t].shape[0]
@@ -80,7 +80,16 @@ class EagerBackend:
                 n if rows == len(state) else torch.cat([n, state[rows:]])
                 for n, state in zip(new, states, strict=True)
             ]
-        return _joined(outputs, call), tuple(states)
+            every.append(states)
+        y = _joined(outputs, call)
+        if not call.every:
+            return y, tuple(states)
+        every = every[::-1] if call.reverse else every
+        steps = zip(*every, strict=True) if every else ([] for _ in states)
+        others = [
+            torch.stack(s) if s else i.new_zeros(0, *i.shape) for s, i in zip(steps, states, strict=True)
+        ]
+        return y, tuple(y if i == output else state for i, state in enumerate(others))
 
 
 def _versions(call: Call) -> list[int]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from gatewright.backends import heads, sequence
+from gatewright.backends import heads, ragged, sequence
 from gatewright.backends.call import Call, Result, following_refusal
 from gatewright.backends.fit import misfit
 from gatewright.backends.sequence import Passes
@@ -85,6 +85,10 @@ class GeneratedBackend(ABC):
     def _run_together(self, call: Call) -> Result:
         if torch.compiler.is_compiling():
             return operator().run(call, self.name)
+        if call.lengths is not None and not call.recompute:
+            plan = ragged.make_plan(call.lengths, call.x.shape[0], call.x.device)
+            if plan is not None:
+                return ragged.run(call, self.passes, plan)
         return sequence.run(call, self.passes)
 
 

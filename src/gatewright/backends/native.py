@@ -28,6 +28,8 @@ class NativeBackend:
             return "torch's kernels run a packed sequence in reverse only as part of a bidirectional layer"
         if call.recompute:
             return "torch's kernels keep what they need for the gradient"
+        if call.every and len(call.states) > 1:
+            return "torch's kernels give no state of every step but the output"
         if call.x.numel() == 0:
             return "torch's kernels take no empty sequences"
         if torch.compiler.is_compiling():
@@ -60,7 +62,7 @@ class NativeBackend:
             x = call.x.flip(0) if call.reverse else call.x
             output, *final = function(x, given, parameters, *options, False)
             output = output.flip(0) if call.reverse else output
-        return output, tuple(state.squeeze(0) for state in final)
+        return output, (output,) if call.every else tuple(state.squeeze(0) for state in final)
 
 
 def _parameters(call: Call) -> list[Tensor]:

@@ -70,11 +70,13 @@ class Pass(NamedTuple):
         final: the final states.
         kept: the saved nodes, when there are any, then the values of the states that are no output, then the
             output before it is projected.
+        every: the values of the states that are no output, where they were asked for.
     """
 
     y: Tensor
     final: tuple[Tensor, ...]
     kept: tuple[Tensor, ...] = ()
+    every: tuple[Tensor, ...] = ()
 
 
 def hoisted(cell: str, *weights: Tensor) -> tuple[Tensor, ...]:
@@ -109,11 +111,19 @@ class Passes(Protocol):
     """What runs the kernels of a backend."""
 
     def forward_pass(
-        self, graph: Graph, reverse: bool, operands: Operands, *, training: bool, y: Tensor | None = None
+        self,
+        graph: Graph,
+        reverse: bool,
+        operands: Operands,
+        *,
+        training: bool,
+        every: bool = False,
+        y: Tensor | None = None,
     ) -> Pass:
         """Run from the first step to the last, and keep what the gradient needs where ``training``.
 
-        ``y`` is where the output is to stand, ``[T, B, P]``, if that is known.
+        With ``every`` the states of every step are given; ``y`` is where the output is to stand,
+        ``[T, B, P]``, if that is known.
         """
         ...
 
@@ -125,8 +135,11 @@ class Passes(Protocol):
         found: Pass,
         gradients: Sequence[Tensor | None],
         need_dx: bool,
+        every: bool = False,
     ) -> Operands:
         """The gradients by the operands, from those by the output and by the final states; None for zero.
+
+        With ``every`` they are not by the final states but by all values of those that are no output.
 
         That by ``x`` is empty when it is not wanted, and there are gradients of weights that are missing, to
         be left aside.
@@ -156,6 +169,7 @@ class Way(NamedTuple):
     passes: Passes
     graph: Graph
     reverse: bool
+    every: bool
     vectors: int  # how many there are
     masks: int  # likewise
 
@@ -164,12 +178,21 @@ def run(call: Call, passes: Passes) -> Result:
     """Run a call on the kernels of a backend."""
     operands = operands_of(call)
     if records_gradient(operands):
-        function = _Recomputed if call.recompute else _Sequence
-        way = Way(passes, call.cell.graph, call.reverse, len(operands.vectors), len(operands.masks))
-        y, *final = function.apply(way, *operands.flat())
-        return y, tuple(final)
-    found = passes.forward_pass(call.cell.graph, call.reverse, operands, training=False)
-    return found.y, found.final
+        function = _Recomputed if call.recompute and not call.every else _Sequence
+        counts = len(operands.vectors), len(operands.masks)
+        way = Way(passes, call.cell.graph, call.reverse, call.every, *counts)
+        y, *states = function.apply(way, *operands.flat())
+        return y, states_of(call, y, states)
+    found = passes.forward_pass(call.cell.graph, call.reverse, operands, training=False, every=call.every)
+    return found.y, states_of(call, found.y, found.every if call.every else found.final)
+
+
+def states_of(call: Call, y: Tensor, states: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """The states that a call gives, the output among those of every step."""
+    if not call.every:
+        return tuple(states)
+    others, output = iter(states), call.cell.graph.state_index(call.cell.graph.output)
+    return tuple(y if i == output else next(others) for i in range(len(call.states)))
 
 
 def wanted(found: Operands, flat: Sequence[Tensor | None], need_dx: bool) -> list[Tensor | None]:
@@ -179,7 +202,7 @@ def wanted(found: Operands, flat: Sequence[Tensor | None], need_dx: bool) -> lis
     return [gradients[0] if need_dx else None, *gradients[1:], *[None] * (len(flat) - len(gradients))]
 
 
-def _keep(ctx: Any, way: Way, flat: Sequence[Tensor | None], more: Sequence[Tensor]) -> None:
+def keep(ctx: Any, way: Way, flat: Sequence[Tensor | None], more: Sequence[Tensor]) -> None:
     """Hand the operands, and what else a forward pass gives, to the backward pass."""
     ctx.way, ctx.count = way, len(flat)
     # a gradient that is zero is left out rather than filled
@@ -187,7 +210,7 @@ def _keep(ctx: Any, way: Way, flat: Sequence[Tensor | None], more: Sequence[Tens
     ctx.save_for_backward(*flat, *more)
 
 
-def _kept(ctx: Any) -> tuple[Way, Sequence[Tensor | None], Operands, Sequence[Tensor]]:
+def kept_of(ctx: Any) -> tuple[Way, Sequence[Tensor | None], Operands, Sequence[Tensor]]:
     """The way, the operands in one row and as such, and what else the forward pass gave."""
     stored, way = ctx.saved_tensors, ctx.way
     flat = stored[: ctx.count]
@@ -200,18 +223,20 @@ class _Sequence(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, way: Way, *flat: Tensor | None) -> Any:
         operands = Operands.of(flat, way.vectors, way.masks)
-        found = way.passes.forward_pass(way.graph, way.reverse, operands, training=True)
-        _keep(ctx, way, flat, (found.y, *found.kept))
-        return found.y, *found.final
+        found = way.passes.forward_pass(way.graph, way.reverse, operands, training=True, every=way.every)
+        keep(ctx, way, flat, (found.y, *found.kept))
+        return found.y, *(found.every if way.every else found.final)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Any, ...]:
-        way, flat, operands, more = _kept(ctx)
+        way, flat, operands, more = kept_of(ctx)
         if torch.is_grad_enabled():
-            return None, *through_equations(way.graph, way.reverse, operands, gradients)
+            return None, *through_equations(way, operands, gradients)
         found = Pass(more[0], (), tuple(more[1:]))
         need_dx = ctx.needs_input_grad[1]
-        given = way.passes.backward_pass(way.graph, way.reverse, operands, found, gradients, need_dx)
+        given = way.passes.backward_pass(
+            way.graph, way.reverse, operands, found, gradients, need_dx, way.every
+        )
         return None, *wanted(given, flat, need_dx)
 
 
@@ -228,14 +253,14 @@ class _Recomputed(torch.autograd.Function):
             first.append(states)
             given = operands.part(way.graph, part, states)
             states = way.passes.forward_pass(way.graph, way.reverse, given, training=False, y=y[part]).final
-        _keep(ctx, way, flat, [state for row in first[1:] for state in row])
+        keep(ctx, way, flat, [state for row in first[1:] for state in row])
         return y, *states
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Any, ...]:
-        way, flat, operands, more = _kept(ctx)
+        way, flat, operands, more = kept_of(ctx)
         if torch.is_grad_enabled():
-            return None, *through_equations(way.graph, way.reverse, operands, gradients)
+            return None, *through_equations(way, operands, gradients)
         dy, *dfinal = gradients
         count, x, need_dx = len(operands.states), operands.x, ctx.needs_input_grad[1]
         first = [operands.states, *(tuple(more[i : i + count]) for i in range(0, len(more), count))]
@@ -268,10 +293,10 @@ def _segments(steps: int, reverse: bool) -> list[slice]:
 
 
 def through_equations(
-    graph: Graph, reverse: bool, operands: Operands, gradients: Sequence[Tensor | None]
+    way: Way, operands: Operands, gradients: Sequence[Tensor | None]
 ) -> list[Tensor | None]:
     """Gradients that can be differentiated again: those of the equations, run step by step."""
-    lowered = schedule(graph).graph
+    lowered = schedule(way.graph).graph
     with torch.enable_grad():
         # each operand under a name of its own: what leads from one to another is autograd's to follow
         flat = [None if tensor is None else tensor.view_as(tensor) for tensor in operands.flat()]
@@ -279,9 +304,12 @@ def through_equations(
         vectors = dict(zip(lowered.vector_weights, operands.vectors, strict=True))
         weights = Weights(*operands.weights, vectors=vectors)
         cell, masks = GraphCell(lowered), operands.masks
-        call = Call(cell, operands.x, weights, operands.states, reverse, masks=masks)
-        y, final = EagerBackend().run(call)
-        results = [(o, g) for o, g in zip((y, *final), gradients, strict=True) if g is not None]
+        call = Call(cell, operands.x, weights, operands.states, way.reverse, masks=masks, every=way.every)
+        y, states = EagerBackend().run(call)
+        if way.every:
+            output = lowered.state_index(lowered.output)
+            states = tuple(state for i, state in enumerate(states) if i != output)
+        results = [(o, g) for o, g in zip((y, *states), gradients, strict=True) if g is not None]
         found = iter(
             torch.autograd.grad(
                 [o for o, _ in results],

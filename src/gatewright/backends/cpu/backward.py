@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from gatewright.backends.cpu.kernel import Elements, Kernel, Place
-from gatewright.backends.cpu.layout import Tile, Tiles, backward_layout
+from gatewright.backends.cpu.layout import Tile, Tiles, backward_layout, gradient_names
 from gatewright.backends.cpu.products import (
     Term,
     column_sum_function,
@@ -21,17 +21,18 @@ from gatewright.compiler.schedule import Schedule, Stage
 
 
 def backward_module(
-    plan: Schedule, vectors: Vectors, tiles: Tiles, aligned: bool, projected: bool, pause: str
+    plan: Schedule, vectors: Vectors, tiles: Tiles, aligned: bool, projected: bool, every: bool, pause: str
 ) -> str:
     """The LLVM module of the backward kernel."""
-    return _Backward(plan, vectors, tiles, aligned, projected).emitted(pause)
+    return _Backward(plan, vectors, tiles, aligned, projected, every).emitted(pause)
 
 
 class _Backward(Kernel):
     def __init__(
-        self, plan: Schedule, vectors: Vectors, tiles: Tiles, aligned: bool, projected: bool
+        self, plan: Schedule, vectors: Vectors, tiles: Tiles, aligned: bool, projected: bool, every: bool
     ) -> None:
-        self.layout = backward_layout(plan)
+        self.layout = backward_layout(plan, every)
+        self.every = every
         super().__init__(plan, vectors, tiles, aligned, projected, self.layout)
         self.forward_nodes = len(plan.graph.nodes)
         self.row = self.code.multiply_int(self.word["H"], len(plan.segments))
@@ -133,7 +134,11 @@ class _Backward(Kernel):
         # behind the last slot of a chunk stands the first one of the chunk that was run before
         wrapped = code.choose(code.compare_int("eq", following, steps), "i64", "0", following)
         self.behind = code.at(word["adjoints"], code.multiply_int(wrapped, self.slot))
-        self.dy = Place(code.at(word["dy"], code.multiply_int(step, word["dy_step"])), word["dy_row"])
+        self.by_steps = {self.output: self._by_steps("dy", step)}
+        if self.every:
+            others = (i for i in states if i != self.output)
+            names = gradient_names(self.graph)
+            self.by_steps |= {i: self._by_steps(n, step) for i, n in zip(others, names, strict=True)}
         self.carry = [self._carry(state) for state in states]
         self.places = self._places(step)
         odd = code.value(f"and i64 {step}, 1")
@@ -145,6 +150,11 @@ class _Backward(Kernel):
         for number, stage in enumerate(self.plan.backward):
             self._stage(number, stage, odd)
             self.barrier("group")
+
+    def _by_steps(self, name: str, step: str) -> Place:
+        """A gradient that each step has one of."""
+        base = self.code.at(self.word[name], self.code.multiply_int(step, self.word[f"{name}_step"]))
+        return Place(base, self.word[f"{name}_row"])
 
     def _carry(self, state: int) -> Place:
         """Where the part of a state's adjoint that passes through no product stands."""
@@ -164,7 +174,9 @@ class _Backward(Kernel):
         def element(row: str, column: str, mask: str, room: str) -> None:
             total = code.load(self.carry[self.output].at(code, row, column), mask)
             total = code.arithmetic("fadd", total, code.load(room))
-            total = code.arithmetic("fadd", total, code.load(self.dy.at(code, row, column), mask))
+            total = code.arithmetic(
+                "fadd", total, code.load(self.by_steps[self.output].at(code, row, column), mask)
+            )
             code.store(total, self.projection.at(code, row, column), mask)
 
         def terms(panel: str, row: str) -> list[Term]:
@@ -302,8 +314,9 @@ class _Backward(Kernel):
         total = code.load(self.carry[state].at(code, row, column), mask)
         if state in self.state_groups:
             total = code.arithmetic("fadd", total, summed(self.state_groups[state]))
-        if state == self.output:
-            total = code.arithmetic("fadd", total, code.load(self.dy.at(code, row, column), mask))
+        if state in self.by_steps:
+            place = self.by_steps[state]
+            total = code.arithmetic("fadd", total, code.load(place.at(code, row, column), mask))
         return total
 
     def _group_of(self, names: str) -> int:

@@ -12,7 +12,15 @@ import torch
 from torch import Tensor
 
 from gatewright.backends.cpu import engine, memory, threads, tiling
-from gatewright.backends.cpu.layout import LINE_WORDS, SIZES, Layout, Tile, backward_layout, forward_layout
+from gatewright.backends.cpu.layout import (
+    LINE_WORDS,
+    SIZES,
+    Layout,
+    Tile,
+    backward_layout,
+    forward_layout,
+    gradient_names,
+)
 from gatewright.backends.cpu.tiling import Grid, Shape
 from gatewright.backends.cpu.vectors import Vectors
 from gatewright.compiler.graph import Graph
@@ -129,12 +137,14 @@ def kept_widths(plan: Schedule, hidden: int, projected: bool) -> tuple[int, ...]
 class Forward(_Prepared):
     """A forward call made ready."""
 
-    def __init__(self, cell: Graph, dtype: torch.dtype, shape: Shape, count: int, training: bool) -> None:
+    def __init__(
+        self, cell: Graph, dtype: torch.dtype, shape: Shape, count: int, training: bool, every: bool
+    ) -> None:
         plan, vectors = schedule(cell), engine.machine().vectors(ELEMENTS[dtype])
         graph, projected = plan.graph, shape.projected
         grid = tiling.choose_grid(plan, vectors, shape, count)
         self.tiles = tiles = tiling.forward_tiles(plan, vectors, shape, grid)
-        self.plan, self.dtype, self.training = plan, dtype, training
+        self.plan, self.dtype, self.training, self.every = plan, dtype, training, every
         layout = forward_layout(plan, training)
         chunk = tiling.forward_chunk(plan, vectors, shape, grid)
         size, state = vectors.bytes, shape.B * shape.H * vectors.bytes
@@ -151,14 +161,12 @@ class Forward(_Prepared):
         if projected:
             areas["packed_hr"] = _packed(tiles.projection, vectors, shape.H, shape.P)
         if not training:
-            turning = [
-                f"history_{graph.state_index(name)}" for name in graph.states if name != graph.output
-            ] + ["hidden"] * projected
-            areas |= dict.fromkeys(turning, 2 * state)
+            turning = ["hidden"] * projected + ([] if every else history_names(graph))
+            areas |= dict.fromkeys(turning, (shape.T if every else 2) * state)
         self.zeros = _zeros(dtype, max(shape.P, shape.H) + vectors.lanes)
         fixed = {
             "chunk": chunk,
-            "history_mask": -1 if training else 1,
+            "history_mask": -1 if training or every else 1,
             "zeros": self.zeros.data_ptr(),
         }
         aligned, pause = shape.aligned(vectors), engine.machine().pause
@@ -170,8 +178,8 @@ class Forward(_Prepared):
 
     def __call__(
         self, reverse: bool, operands: Any, y: Tensor | None
-    ) -> tuple[Tensor, tuple[Tensor, ...], tuple[Tensor, ...]]:
-        """Run: the output, the final states, and what is kept for the gradient."""
+    ) -> tuple[Tensor, tuple[Tensor, ...], tuple[Tensor, ...], tuple[Tensor, ...]]:
+        """Run: the output, the final states, what is kept for the gradient, and the states of every step."""
         shape, place, words = self.shape, self.place, self.words()
         y = output(shape.T, shape.B, shape.P, self.dtype) if y is None else y
         final = [torch.empty_like(state) for state in operands.states]
@@ -180,6 +188,13 @@ class Forward(_Prepared):
             widths = kept_widths(self.plan, shape.H, shape.projected)
             kept = tuple(output(shape.T, shape.B, width, self.dtype) for width in widths)
             set_kept(words, place, self.plan, kept)
+        every: tuple[Tensor, ...] = ()
+        if self.every:
+            names, first = history_names(self.plan.graph), bool(self.plan.saved)
+            every = kept[first : first + len(names)]
+            every = every or tuple(output(shape.T, shape.B, shape.H, self.dtype) for _ in names)
+            for name, history in zip(names, every, strict=True):
+                words[place[name]] = history.data_ptr()
         set_sequence(words, place, "x", operands.x, reverse)
         set_sequence(words, place, "y", y, reverse)
         for name, weight in zip(_WEIGHTS, operands.weights, strict=True):
@@ -191,19 +206,21 @@ class Forward(_Prepared):
             words[place[f"first_{number}"]] = state.data_ptr()
             words[place[f"final_{number}"]] = final[number].data_ptr()
         self.run(words)
-        return y, tuple(final), kept
+        # in the order of the steps that are run; a reader wants that of time
+        return y, tuple(final), kept, tuple(h.flip(0) for h in every) if reverse else every
 
 
 class Backward(_Prepared):
     """A backward call made ready."""
 
-    def __init__(self, cell: Graph, dtype: torch.dtype, shape: Shape, count: int) -> None:
+    def __init__(self, cell: Graph, dtype: torch.dtype, shape: Shape, count: int, every: bool) -> None:
         plan, vectors = schedule(cell), engine.machine().vectors(ELEMENTS[dtype])
         projected = shape.projected
         grid = tiling.choose_grid(plan, vectors, shape, count)
         tiles = tiling.backward_tiles(plan, vectors, shape, grid)
         self.plan, self.dtype = plan, dtype
-        layout = backward_layout(plan)
+        self.by_steps = ("dy", *gradient_names(plan.graph)) if every else ("dy",)
+        layout = backward_layout(plan, every)
         chunk = tiling.backward_chunk(plan, vectors, shape)
         size, state = vectors.bytes, shape.B * shape.H * vectors.bytes
         inputs = len(plan.graph.input_maps)
@@ -233,8 +250,8 @@ class Backward(_Prepared):
         aligned, pause = shape.aligned(vectors), engine.machine().pause
         super().__init__(
             layout, shape, fixed, areas, grid,
-            f"backward {projected} {aligned} {vectors} {tiles} {_signature(plan.graph)}",
-            lambda: _backward_text(plan, vectors, tiles, aligned, projected, pause),
+            f"backward {projected} {every} {aligned} {vectors} {tiles} {_signature(plan.graph)}",
+            lambda: _backward_text(plan, vectors, tiles, aligned, projected, every, pause),
         )  # fmt: skip
 
     def __call__(
@@ -242,7 +259,7 @@ class Backward(_Prepared):
         reverse: bool,
         operands: Any,
         found: Any,
-        dy: Tensor | None,
+        by_steps: Sequence[Tensor | None],
         dfinal: Sequence[Tensor | None],
         need_dx: bool,
     ) -> tuple[Tensor, tuple[Tensor, ...], tuple[Tensor, ...], tuple[Tensor, ...]]:
@@ -252,10 +269,11 @@ class Backward(_Prepared):
         set_sequence(words, place, "x", operands.x, reverse)
         set_sequence(words, place, "y", found.y, reverse)
         set_kept(words, place, self.plan, found.kept)
-        if dy is None:
-            words[place["dy"]] = zeros
-        else:
-            set_sequence(words, place, "dy", dy, reverse)
+        for name, gradient in zip(self.by_steps, by_steps, strict=True):
+            if gradient is None:
+                words[place[name]] = zeros
+            else:
+                set_sequence(words, place, name, gradient, reverse)
         dx = operands.x.new_empty(0)
         if need_dx:
             dx = output(shape.T, shape.B, shape.I, self.dtype)
@@ -280,14 +298,17 @@ class Backward(_Prepared):
         return dx, dweights, dvectors, dfirst
 
 
+def history_names(graph: Graph) -> list[str]:
+    """The arguments that are all values of the states that are no output."""
+    return [f"history_{i}" for i, state in enumerate(graph.states) if state != graph.output]
+
+
 def set_kept(words: array[int], place: dict[str, int], plan: Schedule, kept: Sequence[Tensor]) -> None:
     """What a forward pass keeps, as arguments of a kernel."""
     histories = list(kept)
     if plan.saved:
         words[place["saved"]] = histories.pop(0).data_ptr()
-    states = [name for name in plan.graph.states if name != plan.graph.output]
-    names = [f"history_{plan.graph.state_index(name)}" for name in states] + ["hidden"]
-    for name, history in zip(names, histories, strict=False):
+    for name, history in zip([*history_names(plan.graph), "hidden"], histories, strict=False):
         words[place[name]] = history.data_ptr()
 
 
@@ -361,15 +382,24 @@ def _signature(graph: Graph) -> str:
 
 @lru_cache(maxsize=1024)
 def forward(
-    graph: Graph, dtype: torch.dtype, sizes: tuple[int, int, int, int, int, bool], count: int, training: bool
+    graph: Graph,
+    dtype: torch.dtype,
+    sizes: tuple[int, int, int, int, int, bool],
+    count: int,
+    training: bool,
+    every: bool = False,
 ) -> Forward:
     """The forward call of a cell for the sizes of ``Shape`` on so many threads, made ready."""
-    return Forward(graph, dtype, Shape(*sizes), count, training)
+    return Forward(graph, dtype, Shape(*sizes), count, training, every)
 
 
 @lru_cache(maxsize=1024)
 def backward(
-    graph: Graph, dtype: torch.dtype, sizes: tuple[int, int, int, int, int, bool], count: int
+    graph: Graph,
+    dtype: torch.dtype,
+    sizes: tuple[int, int, int, int, int, bool],
+    count: int,
+    every: bool = False,
 ) -> Backward:
     """The backward call of a cell for the sizes of ``Shape`` on so many threads, made ready."""
-    return Backward(graph, dtype, Shape(*sizes), count)
+    return Backward(graph, dtype, Shape(*sizes), count, every)

@@ -111,6 +111,11 @@ def forward_layout(plan: Schedule, training: bool) -> ForwardLayout:
     )
 
 
+def gradient_names(graph: Graph) -> tuple[str, ...]:
+    """The arguments that are gradients by all values of the states that are no output."""
+    return tuple(f"devery_{i}" for i, state in enumerate(graph.states) if state != graph.output)
+
+
 def _mask_steps(graph: Graph) -> tuple[str, ...]:
     """The first stride of each mask: from step to step, or of a unit mask from row to row."""
     return tuple(f"mask_{i}_step" for i in range(len(graph.masks)))
@@ -142,8 +147,8 @@ class BackwardLayout(Layout):
     runs: tuple[tuple[Run, ...], ...]
 
 
-def backward_layout(plan: Schedule) -> BackwardLayout:
-    """The layout of the backward kernel of a cell."""
+def backward_layout(plan: Schedule, every: bool) -> BackwardLayout:
+    """The layout of the backward kernel of a cell; ``every`` with gradients by all values of all states."""
     graph = plan.graph
     segments = {segment.node for segment in plan.segments}
     crossing = {node for stage in plan.backward for node in stage.crossing}
@@ -163,9 +168,13 @@ def backward_layout(plan: Schedule) -> BackwardLayout:
             f"dfirst_{state}",
             f"carry_{state}",
         ]
+    others = gradient_names(graph) if every else ()
+    pointers += others
+    numbers = ["x_step", "x_row", "y_step", "dy_step", "dy_row", "dx_step", "need_dx", *_mask_steps(graph)]
+    numbers += [f"{name}_{stride}" for name in others for stride in ("step", "row")]
     return BackwardLayout(
         pointers=tuple(pointers),
-        numbers=("x_step", "x_row", "y_step", "dy_step", "dy_row", "dx_step", "need_dx", *_mask_steps(graph)),
+        numbers=tuple(numbers),
         work=tuple(sorted(crossing - segments)),
         means=tuple(node for stage in plan.backward for node in stage.means),
         runs=runs,

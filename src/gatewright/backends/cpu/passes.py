@@ -57,7 +57,13 @@ def _key(graph: Graph, operands: Operands) -> tuple[Any, ...]:
 
 
 def forward_pass(
-    graph: Graph, reverse: bool, operands: Operands, *, training: bool, y: Tensor | None = None
+    graph: Graph,
+    reverse: bool,
+    operands: Operands,
+    *,
+    training: bool,
+    every: bool = False,
+    y: Tensor | None = None,
 ) -> Pass:
     """Run the forward kernel.
 
@@ -66,14 +72,15 @@ def forward_pass(
         reverse: run from the last step to the first.
         operands: what it reads.
         training: keep what the gradient needs.
+        every: give the states of every step.
         y: where the output is to stand, ``[T, B, P]``, or None.
 
     Returns:
         Output, final states and what was kept.
     """
     if 0 in operands.x.shape[:2]:
-        return _empty_pass(graph, operands, training)
-    prepared = launch.forward(*_key(graph, operands), training)
+        return _empty_pass(graph, operands, training, every)
+    prepared = launch.forward(*_key(graph, operands), training, every)
     return Pass(*prepared(reverse, readable(operands), y))
 
 
@@ -90,10 +97,13 @@ def kept(graph: Graph, operands: Operands) -> tuple[Tensor, ...]:
     return tuple(operands.x.new_empty(shape.T, shape.B, width) for width in widths)
 
 
-def _empty_pass(graph: Graph, operands: Operands, training: bool) -> Pass:
+def _empty_pass(graph: Graph, operands: Operands, training: bool, every: bool) -> Pass:
     """No steps or no rows: the states are handed through."""
     final = tuple(state.clone() for state in operands.states)
-    return Pass(output(graph, operands), final, kept(graph, operands) if training else ())
+    steps, out = operands.x.shape[0], graph.state_index(graph.output)
+    states = [state.new_empty(steps, *state.shape) for i, state in enumerate(final) if i != out]
+    stored = kept(graph, operands) if training else ()
+    return Pass(output(graph, operands), final, stored, tuple(states) if every else ())
 
 
 def backward_pass(
@@ -103,6 +113,7 @@ def backward_pass(
     found: Pass,
     gradients: Sequence[Tensor | None],
     need_dx: bool,
+    every: bool = False,
 ) -> Operands:
     """Run the backward kernel.
 
@@ -113,27 +124,36 @@ def backward_pass(
         found: what it gave and kept.
         gradients: by the output and by the final states; None for zero.
         need_dx: whether the gradient by the input is wanted.
+        every: the gradients are not by the final states but by all values of those that are no output.
 
     Returns:
         The gradients by the operands; that by ``x`` is empty when it is not wanted, and there are gradients
         of weights that are missing, to be left aside.
     """
     key, operands = _key(graph, operands), readable(operands)
-    dy, *dfinal = gradients
+    dy, *others = gradients
+    count = len(operands.states)
+    dfinal, devery = ([None] * count, others) if every else (others, [])
     if 0 in operands.x.shape[:2]:
         states = zip(operands.states, dfinal, strict=True)
         first = tuple(torch.zeros_like(state) if d is None else d.clone() for state, d in states)
         zero = [torch.zeros_like(tensor) for tensor in (operands.x, *operands.weights, *operands.vectors)]
         return Operands.of([*zero, *first], len(operands.vectors), 0)
-    dy = None if dy is None else dy.resolve_neg()
-    if dy is not None and not any(dy.stride()):
-        # the gradient of a sum: one number, expanded; a row of it is enough
-        dy = dy[:1, :1].contiguous().expand(dy.shape)
-    elif dy is not None and dy.stride(2) != 1:
-        dy = dy.contiguous()
     dfinal = [None if d is None else _plain(d) for d in dfinal]
-    prepared = launch.backward(*key)
-    return Operands(*prepared(reverse, operands, found, dy, dfinal, need_dx))
+    prepared = launch.backward(*key, every)
+    by_steps = [_by_steps(d) for d in (dy, *devery)]
+    return Operands(*prepared(reverse, operands, found, by_steps, dfinal, need_dx))
+
+
+def _by_steps(gradient: Tensor | None) -> Tensor | None:
+    """A gradient ``[T, B, ·]`` as the kernel reads it."""
+    if gradient is None:
+        return None
+    gradient = gradient.resolve_neg()
+    if not any(gradient.stride()):
+        # the gradient of a sum: one number, expanded; a row of it is enough
+        return gradient[:1, :1].contiguous().expand(gradient.shape)
+    return gradient if gradient.stride(2) == 1 else gradient.contiguous()
 
 
 def readable(operands: Operands) -> Operands:

@@ -13,24 +13,30 @@ def backward_pointers(plan: Schedule) -> tuple[str, ...]:
     """What the backward kernels are given, in order.
 
     ``adjoints`` is what they find, the segments of the schedule side by side, ``[T, B, segments, H]``;
-    ``dy`` the gradient by the output; ``carry_i`` goes in as the gradient by a final state and comes out as
-    that by the initial one, but for what its products give, in float32. The others are as in the forward
-    pass.
+    ``dy_i`` the gradient by the values of a state at every step; ``carry_i`` goes in as the gradient by a
+    final state and comes out as that by the initial one, but for what its products give, in float32. The
+    others are as in the forward pass.
     """
     graph = plan.graph
     states = range(len(graph.states))
     return (
-        "w_hh", "y", "dy", "adjoints", "counters",
+        "w_hh", "y", "adjoints", "counters",
         *(f"vector_{number}" for number in range(len(graph.vector_weights))),
         *(f"mask_{number}" for number in range(len(graph.masks))),
-        *(f"{name}_{i}" for i in states for name in ("first", "history", "carry")),
+        *(f"{name}_{i}" for i in states for name in ("first", "history", "carry", "dy")),
         *(f"saved_{number}" for number in range(len(plan.saved))),
         *(f"summed_{node}" for stage in plan.backward for node in stage.means),
         *(f"work_{node}" for node in sorted({n for stage in plan.backward for n in stage.crossing})),
     )  # fmt: skip
 
 
-def backward_source(plan: Schedule, blocks: Blocks, format: Format, reverse: bool, has_dy: bool) -> str:  # noqa: A002
+def backward_source(
+    plan: Schedule,
+    blocks: Blocks,
+    format: Format,  # noqa: A002
+    reverse: bool,
+    by_steps: tuple[int, ...],
+) -> str:
     """The module with the backward kernels of a cell.
 
     Args:
@@ -38,19 +44,26 @@ def backward_source(plan: Schedule, blocks: Blocks, format: Format, reverse: boo
         blocks: of a program.
         format: of numbers.
         reverse: as in the forward pass.
-        has_dy: whether there is a gradient by the output.
+        by_steps: states by whose values at every step there is a gradient: the output or none, mostly.
 
     Returns:
         Python source with the function ``backward``, or ``backward_0``, ``backward_1``, … where each stage is
         a launch of its own.
     """
-    return _Backward(plan, blocks, format, reverse, has_dy).text()
+    return _Backward(plan, blocks, format, reverse, by_steps).text()
 
 
 class _Backward(Loop):
-    def __init__(self, plan: Schedule, blocks: Blocks, format: Format, reverse: bool, has_dy: bool) -> None:  # noqa: A002
+    def __init__(
+        self,
+        plan: Schedule,
+        blocks: Blocks,
+        format: Format,  # noqa: A002
+        reverse: bool,
+        by_steps: tuple[int, ...],
+    ) -> None:
         super().__init__(plan, blocks, format, reverse, f"Backward pass of the cell {plan.graph.name}.")
-        self.has_dy = has_dy
+        self.by_steps = by_steps
         self.crossing = self.crossings(plan.backward)
         self.segment_of = {
             s.recurrent_map: i for i, s in enumerate(plan.segments) if s.recurrent_map is not None
@@ -170,8 +183,9 @@ class _Backward(Loop):
                 else:
                     rows = self._adjoint_rows("behind", number, "later")
                     self.product_of_rows([(name, number)], rows, transposed=True)
-            if i == self.output and self.has_dy:
-                self.write(f"{name} += tl.load(dy + at * size + place, mask=here, other=0.0).to(tl.float32)")
+            if i in self.by_steps:
+                loaded = f"tl.load(dy_{i} + at * size + place, mask=here, other=0.0)"
+                self.write(f"{name} += {loaded}.to(tl.float32)")
         for index, node in enumerate(self.plan.nodes):
             if node.operation == "adjoint":
                 self.values.give(index, self.adjoint_names[self.graph.state_index(node.name)])

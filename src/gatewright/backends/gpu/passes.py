@@ -75,7 +75,8 @@ def kernel_source(call: Call) -> str:
     texts = [_forward_text(plan, blocks, format_, call.reverse, training)]
     if training:
         blocks = blocks_of(graph, operands, "backward")
-        texts.append(_backward_text(plan, blocks, format_, call.reverse, True))
+        by_steps = range(len(graph.states)) if call.every else [graph.state_index(graph.output)]
+        texts.append(_backward_text(plan, blocks, format_, call.reverse, tuple(by_steps)))
     return "\n\n".join(texts)
 
 
@@ -87,10 +88,12 @@ def _forward_text(plan: Schedule, blocks: Blocks, format_: Format, reverse: bool
 
 
 @lru_cache(maxsize=1024)
-def _backward_text(plan: Schedule, blocks: Blocks, format_: Format, reverse: bool, has_dy: bool) -> str:
+def _backward_text(
+    plan: Schedule, blocks: Blocks, format_: Format, reverse: bool, by_steps: tuple[int, ...]
+) -> str:
     if blocks.regime == "scan":
-        return backward_scan(plan, blocks, reverse, has_dy)
-    return backward_source(plan, blocks, format_, reverse, has_dy)
+        return backward_scan(plan, blocks, reverse, by_steps)
+    return backward_source(plan, blocks, format_, reverse, by_steps)
 
 
 def output(graph: Graph, operands: Operands) -> Tensor:
@@ -107,16 +110,26 @@ def kept(graph: Graph, operands: Operands) -> tuple[Tensor, ...]:
 
 
 def forward_pass(
-    graph: Graph, reverse: bool, operands: Operands, *, training: bool, y: Tensor | None = None
+    graph: Graph,
+    reverse: bool,
+    operands: Operands,
+    *,
+    training: bool,
+    every: bool = False,
+    y: Tensor | None = None,
 ) -> Pass:
     """Run the input product and the forward kernels."""
     plan, x = schedule(graph), operands.x
     steps, batch = x.shape[:2]
     y = output(graph, operands) if y is None else y
     states = range(len(graph.states))
+    # what is kept for a gradient holds the states of every step
+    training = training or every
     stored = kept(graph, operands) if training else ()
+    others = [i for i in states if i != graph.state_index(graph.output)] if every else []
     if 0 in (steps, batch):
-        return Pass(y, tuple(state.clone() for state in operands.states), stored)
+        values = tuple(x.new_empty(steps, *operands.states[i].shape) for i in others)
+        return Pass(y, tuple(state.clone() for state in operands.states), stored, values)
     room = Room(graph, operands)
     room.keep(plan, stored)
     weight_ih, weight_hh, bias_ih, bias_hh, _ = operands.weights
@@ -135,7 +148,8 @@ def forward_pass(
     format_ = _format(x.dtype)
     room.run("forward", lambda blocks: _forward_text(plan, blocks, format_, reverse, training))
     final = tuple(room.given[f"final_{i}"].to(x.dtype) for i in states)
-    return Pass(y, final, stored)
+    values = tuple(stored[len(plan.saved) + place].to(x.dtype) for place in range(len(others)))
+    return Pass(y, final, stored, values)
 
 
 def backward_pass(
@@ -145,11 +159,15 @@ def backward_pass(
     found: Pass,
     gradients: Sequence[Tensor | None],
     need_dx: bool,
+    every: bool = False,
 ) -> Operands:
     """Run the backward kernels, and behind them the products of the whole sequence."""
     plan, x = schedule(graph), operands.x
     steps, batch, _, hidden, _, _ = operands.sizes(graph)
-    dy, *dfinal = gradients
+    out = graph.state_index(graph.output)
+    dfinal = [None] * len(graph.states) if every else gradients[1:]
+    others = [i for i in range(len(graph.states)) if i != out] if every else []
+    by_steps = {i: d for i, d in zip((out, *others), gradients, strict=False) if d is not None}
     room = Room(graph, operands)
     zero_state = torch.zeros(batch, hidden, dtype=torch.float32, device=x.device)
     carry = [zero_state.clone() if d is None else zero_state + d for d in dfinal]
@@ -168,11 +186,11 @@ def backward_pass(
     room.given |= {
         "w_hh": weight_hh,
         "y": found.y.contiguous(),
-        "dy": None if dy is None else dy.contiguous(),
         "adjoints": adjoints,
     }
-    format_, has_dy = _format(x.dtype), dy is not None
-    room.run("backward", lambda blocks: _backward_text(plan, blocks, format_, reverse, has_dy))
+    room.given |= {f"dy_{i}": gradient.contiguous() for i, gradient in by_steps.items()}
+    format_, given = _format(x.dtype), tuple(sorted(by_steps))
+    room.run("backward", lambda blocks: _backward_text(plan, blocks, format_, reverse, given))
     done = Adjoints(plan, adjoints, reverse)
     values = {i: history[i].to(x.dtype) if i in history else found.y for i in range(len(graph.states))}
     old = [(values[i], operands.states[i]) for i in range(len(graph.states))]

@@ -23,10 +23,10 @@ def forward_scan(plan: Schedule, blocks: Blocks, reverse: bool, training: bool) 
     )
 
 
-def backward_scan(plan: Schedule, blocks: Blocks, reverse: bool, has_dy: bool) -> str:
+def backward_scan(plan: Schedule, blocks: Blocks, reverse: bool, by_steps: tuple[int, ...]) -> str:
     """The module with the backward kernel; arguments as in ``backward_source``."""
     return _Scan(plan, blocks, reverse, f"Backward pass of the cell {plan.graph.name}, as a scan.").backward(
-        has_dy
+        by_steps
     )
 
 
@@ -162,7 +162,7 @@ class _Scan:
 
     # ---------------------------------------------------------------- backward
 
-    def backward(self, has_dy: bool) -> str:
+    def backward(self, by_steps: tuple[int, ...]) -> str:
         """The module."""
         parts = self._complete(backward_parts(self.plan))
         with kernel_function(self.source, "backward", backward_pointers(self.plan), ("T", "B", "H")):
@@ -171,7 +171,7 @@ class _Scan:
                 self._load(f"carry_in_{i}", f"carry_{i} + own", "column < H")
             with self.block(f"for begin in range(0, T, {self.blocks.rows}):"):
                 self._at(f"T - 1 - begin - tl.arange(0, {self.blocks.rows})[:, None]")
-                self._adjoints(parts, has_dy)
+                self._adjoints(parts, by_steps)
                 self._found()
                 for i in range(self.count):
                     self._last(i, f"d_{i}")
@@ -187,8 +187,8 @@ class _Scan:
         )
         return Affine(parts.nodes, coefficients, ())
 
-    def _adjoints(self, parts: Affine, has_dy: bool) -> None:
-        """The adjoints of the new states: those of the step behind through its coefficients, and dy."""
+    def _adjoints(self, parts: Affine, by_steps: tuple[int, ...]) -> None:
+        """The adjoints of the new states: those of the step behind by its coefficients, and their own."""
         one = "- 1" if self.reverse else "+ 1"
         behind = f"(at {one})"
         self.write("handed = (run >= 0) & (run < T - 1) & (column < H)")
@@ -199,8 +199,8 @@ class _Scan:
         )
         for i in range(self.count):
             self.write(f"b_{i} = zero")
-            if i == self.output and has_dy:
-                self._load(f"b_{i}", "dy + place")
+            if i in by_steps:
+                self._load(f"b_{i}", f"dy_{i} + place")
         self._scanned(values, parts, "handed")
         for i in range(self.count):
             self.write(f"d_{i} = {self._carried(i)}")
