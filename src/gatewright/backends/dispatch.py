@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch
+
 from gatewright.backends import measured
 from gatewright.backends.call import Backend, Call, Result
 from gatewright.backends.cpu.backend import CpuBackend
@@ -15,11 +17,10 @@ from gatewright.errors import InputError
 BACKENDS: dict[str, Backend] = {
     backend.name: backend for backend in (CpuBackend(), NativeBackend(), GpuBackend(), EagerBackend())
 }
-"""Every backend by name, the fastest first: ``"auto"`` takes the first for the device that does not refuse.
-
-Between torch's own kernels on a GPU, cuDNN's, and ours it takes what measures faster."""
+"""Every backend by name, the fastest first: ``"auto"`` takes the first of the device that does not refuse."""
 
 CONTESTANTS = ("torch", "gpu")
+"""Between torch's own kernels on a GPU, cuDNN's, and ours ``"auto"`` takes what measures faster."""
 
 CHOICES = ("auto", *BACKENDS)
 """What ``layer.backend`` may be."""
@@ -86,6 +87,9 @@ def route(call: Call, choice: str = "auto") -> Route:
 
 def _faster(call: Call) -> Route | None:
     """Of torch's kernels and ours the faster one for a call, where both take it and it can be measured."""
+    # under autocast cuDNN gives another dtype than ours, which no measurement may decide
+    if torch.is_autocast_enabled(call.x.device.type):
+        return None
     if any(BACKENDS[name].refusal(call) is not None for name in CONTESTANTS):
         return None
     seconds = measured.seconds(call, {name: BACKENDS[name] for name in CONTESTANTS})
@@ -94,6 +98,8 @@ def _faster(call: Call) -> Route | None:
     best, other = sorted(CONTESTANTS, key=seconds.__getitem__)
     took = f"{1e3 * seconds[other]:.3g} ms against {1e3 * seconds[best]:.3g} ms"
     reason = f"measured slower here, {took} for {measured.MEASURED_STEPS} steps at most"
+    if seconds[other] == float("inf"):
+        reason = "it failed when it was measured"
     return Route(BACKENDS[best], {other: reason})
 
 

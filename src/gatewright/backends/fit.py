@@ -28,6 +28,9 @@ def misfit(call: Call) -> str | None:
         *weights.vectors.values(), *call.states, *call.masks,
     )  # fmt: skip
     shapes = _shapes(call)
+    if len(tensors) != len(shapes):
+        expected, received = len(call.cell.graph.masks), len(call.masks)
+        return f"expected {expected} masks as the cell's graph has, received {received}"
     for place, (tensor, shape) in enumerate(zip(tensors, shapes, strict=True)):
         if tensor is None:
             continue

@@ -52,9 +52,10 @@ class GeneratedBackend(ABC):
             return "its kernels take dense sequences, the input is packed"
         if call.weights.weight_hr is not None:
             reason = self.projection_refusal(call)
+        reason = reason or misfit(call)
         if compiling or reason is not None:
             return reason
-        return misfit(call) or following_refusal()
+        return following_refusal()
 
     def takes_heads(self, call: Call) -> bool:
         """Whether the kernels run all heads of a call at once; else they run one after the other."""

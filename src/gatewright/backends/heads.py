@@ -17,7 +17,12 @@ def count(call: Call) -> int:
     if weights.weight_hh is None or weights.weight_hr is not None:
         return 1
     hidden = weights.weight_ih.shape[0] // len(call.cell.graph.input_maps)
-    return max(1, hidden // max(1, weights.weight_hh.shape[1]))
+    return fit(hidden, weights.weight_hh.shape[1])
+
+
+def fit(hidden: int, width: int) -> int:
+    """How often a width goes into the hidden units; once where it does not."""
+    return hidden // width if hidden and width and hidden % width == 0 else 1
 
 
 def apart(call: Call, run: Callable[[Call], Result]) -> Result:

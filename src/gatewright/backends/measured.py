@@ -37,8 +37,9 @@ def seconds(call: Call, candidates: Mapping[str, Backend]) -> dict[str, float] |
         if torch.compiler.is_compiling() or transform_refusal() or torch.cuda.is_current_stream_capturing():
             return None
         sample = _sample(call)
-        with torch.cuda.device(call.x.device):
-            _seconds[kind] = {name: _measured(backend, sample) for name, backend in candidates.items()}
+        plain = torch.autograd.graph.saved_tensors_hooks(lambda tensor: tensor, lambda tensor: tensor)
+        with torch.cuda.device(call.x.device), plain:
+            _seconds[kind] = {name: _tried(backend, sample) for name, backend in candidates.items()}
     return _seconds[kind]
 
 
@@ -48,7 +49,9 @@ def _kind(call: Call) -> Hashable:
     sizes = (min(steps, MEASURED_STEPS).bit_length(), batch.bit_length(), features)
     sizes += tuple(state.shape[1] for state in call.states)
     device = call.x.device
-    return call.cell.graph, sizes, call.x.dtype, device, call.reverse, _records_gradient(call)
+    weight_hh, bias = call.weights.weight_hh, call.weights.bias_ih is not None
+    sizes += () if weight_hh is None else tuple(weight_hh.shape)
+    return call.cell.graph, sizes, bias, call.x.dtype, device, call.reverse, _records_gradient(call)
 
 
 def _records_gradient(call: Call) -> bool:
@@ -75,6 +78,14 @@ def _sample(call: Call) -> Call:
     return replace(call, x=x, weights=Weights(*map(own, maps), vectors=vectors), states=states)
 
 
+def _tried(backend: Backend, call: Call) -> float:
+    """Seconds of a call, infinitely many where the backend fails at it; its error comes up if it must run."""
+    try:
+        return _measured(backend, call)
+    except Exception:  # whatever a driver, a compiler or too little memory brings up
+        return float("inf")
+
+
 def _measured(backend: Backend, call: Call) -> float:
     """Seconds of a call, with its gradient where one is recorded."""
     wanted = [tensor for tensor in _tensors(call) if tensor.requires_grad]
@@ -89,4 +100,6 @@ def _measured(backend: Backend, call: Call) -> float:
         end.synchronize()
         if repeat:
             best = min(best, begin.elapsed_time(end) / 1000)
+        # or the next output would have another address, and a CUDA graph would be captured anew
+        del y
     return best

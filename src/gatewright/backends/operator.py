@@ -73,7 +73,7 @@ def _(x: Tensor, *others: Any) -> list[Tensor]:
 def _states(graph: Graph, operands: Operands, every: bool) -> list[Tensor]:
     """Uninitialised, the states that a call gives: the final ones, or those of every step but the output."""
     if not every:
-        return [torch.empty_like(state) for state in operands.states]
+        return [state.new_empty(state.shape) for state in operands.states]
     names = zip(graph.states, operands.states, strict=True)
     steps = operands.x.shape[0]
     return [state.new_empty(steps, *state.shape) for name, state in names if name != graph.output]

@@ -88,6 +88,9 @@ class Graph:
         masks = {(node.operation, node.name) for node in self.nodes if node.operation in MASKS}
         if not masks <= set(self.masks):
             raise ValueError(f"mask nodes {sorted(masks)} are not among the declared ones {self.masks}")
+        for kind, names in (("state", self.states), ("mask", self.masks)):
+            if len(set(names)) < len(names):
+                raise ValueError(f"a {kind} is there twice: {names}")
 
         # asked for at every call of a layer, and slow to compute
         object.__setattr__(self, "_hash", hash((self.nodes, self.states, self.results, self.output)))

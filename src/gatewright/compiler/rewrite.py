@@ -104,7 +104,8 @@ def with_recurrent_dropout(graph: Graph) -> Graph:
         dropped = to.apply("multiply", node.inputs[0], to.add(Node(kind, name=name)))
         return to.add(replace(node, inputs=(dropped,)))
 
-    return _Rewriting(graph, visit).finished(masks=(*graph.masks, mask))
+    masks = (*graph.masks, mask) if graph.recurrent_maps else graph.masks
+    return _Rewriting(graph, visit).finished(masks=masks)
 
 
 def with_zoneout(graph: Graph, rates: Mapping[str, float], training: bool) -> Graph:
@@ -113,6 +114,9 @@ def with_zoneout(graph: Graph, rates: Mapping[str, float], training: bool) -> Gr
     Krueger et al. 2017, arXiv:1606.01305. In training the step mask ``zoneout_<state>`` says where; else the
     new value is the expectation, rate · old + (1 − rate) · new.
     """
+    unknown = rates.keys() - set(graph.states)
+    if unknown:
+        raise ValueError(f"zoneout of {sorted(unknown)}, which are no states of {graph.states}")
     written, masks = _Rewriting(graph, _unchanged), []
     for place, name in enumerate(graph.states):
         rate, old, new = rates.get(name, 0.0), written.state(name), written.results[place]
@@ -130,7 +134,10 @@ def with_zoneout(graph: Graph, rates: Mapping[str, float], training: bool) -> Gr
 
 
 def masked(graph: Graph) -> Graph:
-    """Where the row mask ``valid`` is zero, a step leaves the states as they are."""
+    """Where the row mask ``valid`` is zero, a step leaves the states as they are.
+
+    What stands in the input there should be numbers: a gradient is 0 there, and 0 times NaN is NaN.
+    """
     written, mask = _Rewriting(graph, _unchanged), ("row_mask", "valid")
     for place, name in enumerate(graph.states):
         written.results[place] = written.chosen(*mask, written.results[place], written.state(name))

@@ -43,18 +43,18 @@ def captured(monkeypatch):
 def test_what_is_launched_again_is_captured_and_replayed(captured):
     launched = []
     for _ in range(4):
-        engine.repeated("a", lambda: launched.append("a"))
+        engine.repeated("a", (), lambda: launched.append("a"))
     assert launched == ["a"]
     assert [graph.replays for graph in captured] == [3]
-    engine.repeated("b", lambda: launched.append("b"))
+    engine.repeated("b", (), lambda: launched.append("b"))
     assert launched == ["a", "b"]
 
 
 def test_only_the_latest_graphs_are_kept(captured):
     for key in range(engine.MOST_GRAPHS + 1):
         for _ in range(2):
-            engine.repeated(key, lambda: None)
-    engine.repeated(0, lambda: None)
+            engine.repeated(key, (), lambda: None)
+    engine.repeated(0, (), lambda: None)
     assert len(captured) == engine.MOST_GRAPHS + 1
     assert len(engine._graphs) == engine.MOST_GRAPHS
 
@@ -63,7 +63,7 @@ def test_inside_of_someone_elses_graph_nothing_is_captured(captured, monkeypatch
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
     launched = []
     for _ in range(3):
-        engine.repeated("a", lambda: launched.append("a"))
+        engine.repeated("a", (), lambda: launched.append("a"))
     assert launched == ["a"] * 3
     assert captured == []
 
@@ -75,7 +75,7 @@ def test_a_replayed_graph_gives_the_same():
     x = torch.randn(8, 128, 64, device=DEVICE, dtype=torch.bfloat16)
     with torch.no_grad():
         found = [layer(x)[0].clone() for _ in range(6)]
-    assert any(graph is not None for graph in engine._graphs.values())
+    assert any(graph is not None for graph, _ in engine._graphs.values())
     assert all(torch.equal(y, found[0]) for y in found)
 
 

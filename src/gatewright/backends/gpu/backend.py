@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from gatewright.backends import sequence
 from gatewright.backends.call import Call, Result
 from gatewright.backends.generated import GeneratedBackend, operator
 from gatewright.backends.gpu import engine, passes
@@ -24,17 +25,16 @@ class GpuBackend(GeneratedBackend):
 
     def takes_heads(self, call: Call) -> bool:
         """Where the weights of a head stay in a program, with room to spare."""
-        return passes.takes_heads(call)
+        return not torch.compiler.is_compiling() and passes.takes_heads(call)
 
     def run(self, call: Call) -> Result:
         """Run the kernels; a call that does not fit says what would."""
         try:
             return super().run(call)
         except torch.OutOfMemoryError as error:
-            error.add_note(
-                "gatewright: expected room for what the gradient needs of this layer; set recompute=True, "
-                "which keeps outputs only, or take a smaller batch or shorter sequences"
-            )
+            keeps = sequence.records_gradient(sequence.operands_of(call)) and not call.recompute
+            hint = "set recompute=True, which keeps outputs only, or take " if keeps else "take "
+            error.add_note(f"gatewright: {hint}a smaller batch or shorter sequences")
             raise
 
     def projection_refusal(self, call: Call) -> str | None:

@@ -6,8 +6,8 @@ import hashlib
 import importlib.util
 import linecache
 import os
-from collections.abc import Callable, Hashable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Hashable, Sequence
+from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import lru_cache
 from typing import Any
 
@@ -18,11 +18,11 @@ from gatewright.backends.gpu.blocks import Device
 INTERPRETED_DEVICE = Device("Triton's interpreter", 132, 227 << 10)
 """What the interpreter plays: an H100."""
 
-MOST_GRAPHS = 16
-"""How many sequences of launches are remembered."""
+MOST_GRAPHS = 256
+"""How many sequences of launches are remembered: two passes of each layer of a deep network, and spare."""
 
-_graphs: dict[Hashable, Any] = {}
-"""The CUDA graph of launches by their key, None where they ran once; the latest last."""
+_graphs: dict[Hashable, tuple[Any, Sequence[Any]]] = {}
+"""The CUDA graph of launches by their key, None where they ran once, and its kernels; the latest last."""
 
 
 @lru_cache(maxsize=1)
@@ -86,25 +86,26 @@ def on_device(device: torch.device) -> AbstractContextManager[Any]:
     return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
-def repeated(key: Hashable, launches: Callable[[], None]) -> None:
+def repeated(key: Hashable, kernels: Sequence[Any], launches: Callable[[], None]) -> None:
     """Run many launches; from the third time on as one, a CUDA graph captured the second time.
 
     Args:
         key: of all that the launches read: code, sizes and addresses. torch's allocator gives a training loop
             the same addresses in every step, and where it does not, nothing is captured.
+        kernels: that are launched; kept with their graph, as Triton unloads a kernel that is gone.
         launches: makes them.
     """
     if interpreted() or torch.cuda.is_current_stream_capturing():
         launches()
         return
     known = key in _graphs
-    graph = _graphs.pop(key, None)
+    graph, _ = _graphs.pop(key, (None, ()))
     if not known:
         launches()
     else:
         graph = _captured(launches) if graph is None else graph
         graph.replay()
-    _graphs[key] = graph
+    _graphs[key] = graph, kernels
     while len(_graphs) > MOST_GRAPHS:
         _graphs.pop(next(iter(_graphs)))
 
@@ -118,8 +119,12 @@ def _captured(launches: Callable[[], None]) -> Any:
         graph.capture_begin(capture_error_mode="thread_local")
         try:
             launches()
-        finally:
-            graph.capture_end()
+        except BaseException:
+            # ending a capture that failed may raise too, and would hide why
+            with suppress(RuntimeError):
+                graph.capture_end()
+            raise
+        graph.capture_end()
     torch.cuda.current_stream().wait_stream(stream)
     return graph
 

@@ -82,7 +82,7 @@ class Adjoints:
         places = {
             segment.vector: i for i, segment in enumerate(self.plan.segments) if segment.vector is not None
         }
-        return [self.sums[places[i]].to(self.values.dtype) for i in range(len(places))]
+        return [self.sums[places[i]].to(self.values.dtype, copy=True) for i in range(len(places))]
 
     def of_first_state(self, i: int, carry: Tensor, weight_hh: Tensor | None) -> Tensor:
         """The gradient by an initial state: what the first step handed on, and what its products give."""

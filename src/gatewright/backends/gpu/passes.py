@@ -9,7 +9,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gatewright.backends import heads
 from gatewright.backends.call import Call
 from gatewright.backends.gpu import engine
 from gatewright.backends.gpu.backward import backward_source
@@ -30,8 +29,14 @@ ELEMENTS = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16:
 def _format(dtype: torch.dtype) -> Format:
     # the interpreter takes bfloat16 for whole numbers in a product
     operand = "float32" if engine.interpreted() and dtype is torch.bfloat16 else ELEMENTS[dtype]
-    precise = dtype is not torch.float32 or not torch.backends.cuda.matmul.allow_tf32
-    return Format(ELEMENTS[dtype], operand, "ieee" if precise else "tf32")
+    return Format(ELEMENTS[dtype], operand, "tf32" if dtype is torch.float32 and _allows_tf32() else "ieee")
+
+
+def _allows_tf32() -> bool:
+    """Whether products of float32 may be rounded; once the newer setting was used, the older one raises."""
+    matmul = torch.backends.cuda.matmul
+    newer = getattr(matmul, "fp32_precision", None)
+    return matmul.allow_tf32 if newer in (None, "none") else newer == "tf32"
 
 
 def describe(call: Call) -> tuple[str, ...]:
@@ -60,7 +65,7 @@ def describe(call: Call) -> tuple[str, ...]:
 
 def takes_heads(call: Call) -> bool:
     """Whether all heads of a call run at once: the weights of each stay in a program, with room to spare."""
-    operands, graph = operands_of(heads.part(call, 0)), call.cell.graph
+    operands, graph = operands_of(call), call.cell.graph
     # a mean of vector weights is one over the part of a head, and leaves the loop before there are heads
     if any(node.operation == "mean" for node in schedule(graph).lowered.hoisted):
         return False
@@ -133,10 +138,13 @@ def forward_pass(
     room = Room(graph, operands)
     room.keep(plan, stored)
     weight_ih, weight_hh, bias_ih, bias_hh, _ = operands.weights
+    # products of a pass are of its dtype, whatever a caller's autocast says
+    with torch.autocast(x.device.type, enabled=False):
+        maps = F.linear(x, weight_ih, bias_ih).contiguous()
     room.given |= {f"vector_{i}": tensor.contiguous() for i, tensor in enumerate(operands.vectors)}
     room.given |= {f"mask_{i}": tensor.contiguous() for i, tensor in enumerate(operands.masks)}
     room.given |= {
-        "maps": F.linear(x, weight_ih, bias_ih).contiguous(),
+        "maps": maps,
         "w_hh": None if weight_hh is None else weight_hh.contiguous(),
         "b_hh": room.bias(weight_hh, bias_hh),
         "y": y,

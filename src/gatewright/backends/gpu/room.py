@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gatewright.backends import heads
 from gatewright.backends.gpu import engine
 from gatewright.backends.gpu.blocks import RESIDENT_SHARE, Blocks, choose_blocks
 from gatewright.backends.sequence import Operands
@@ -20,23 +21,24 @@ _shares: dict[tuple[Any, ...], float] = {}
 
 
 def _key(graph: Graph, operands: Operands, kind: str) -> tuple[Any, ...]:
-    return graph, operands.sizes(graph)[3], operands.x.dtype, operands.x.device, kind
+    hidden = operands.sizes(graph)[3]
+    return graph, hidden, heads_of(operands, hidden), operands.x.dtype, operands.x.device, kind
 
 
 def blocks_of(graph: Graph, operands: Operands, kind: str = "forward", spare: int = 1) -> Blocks:
-    """How a pass is laid over its device, weights filling so manieth of what they may."""
+    """How a pass is laid over its device; ``spare`` divides what weights may fill."""
     steps, batch, _, hidden, _, _ = operands.sizes(graph)
     x, share = operands.x, _shares.get(_key(graph, operands, kind), RESIDENT_SHARE) / spare
     plan, size, device = schedule(graph), x.dtype.itemsize, engine.device_of(x.device)
-    heads = heads_of(operands, hidden)
-    blocks = choose_blocks(plan, steps, batch, hidden // heads, size, device, share)
-    return replace(blocks, heads=heads)
+    count = heads_of(operands, hidden)
+    blocks = choose_blocks(plan, steps, batch, hidden // count, size, device, share)
+    return replace(blocks, heads=count)
 
 
 def heads_of(operands: Operands, hidden: int) -> int:
     """How often the columns of the recurrent weights go into the hidden units."""
     weight_hh = operands.weights[1]
-    return 1 if weight_hh is None else hidden // weight_hh.shape[1]
+    return 1 if weight_hh is None else heads.fit(hidden, weight_hh.shape[1])
 
 
 class Room:
@@ -72,7 +74,9 @@ class Room:
 
     def bias(self, weight: Tensor | None, bias: Tensor | None) -> Tensor | None:
         """A bias, zero where there is none."""
-        return self._operands.x.new_zeros(len(weight)) if bias is None and weight is not None else bias
+        if bias is None:
+            return None if weight is None else self._operands.x.new_zeros(len(weight))
+        return bias.contiguous()
 
     def run(self, kind: str, write: Callable[[Blocks], str]) -> None:
         """Run the kernels of a pass over all steps; smaller ones where they are too large for the device.
@@ -114,7 +118,7 @@ class Room:
 
             read = {name for kernel in kernels for name in kernel.arg_names} & given.keys()
             places = tuple(given[name].data_ptr() for name in sorted(read - {"T", "B", "H"}))
-            engine.repeated((text, self._operands.x.device, self._sizes, places), launches)
+            engine.repeated((text, self._operands.x.device, self._sizes, places), kernels, launches)
         self.given = given
 
     def _made(self, name: str, groups: int) -> Tensor:
