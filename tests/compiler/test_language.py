@@ -178,6 +178,25 @@ def test_output_names_another_state_than_the_first():
     assert not torch.equal(h, c)
 
 
+def test_keep_is_stated_and_cannot_be_changed():
+    given = {"z": 1, "r": -1}
+    cell = gw.cell(keep=given)(gru)
+    given["n"] = 1
+    assert dict(cell.keep) == {"z": 1, "r": -1}
+    assert cell.graph == gw.cell(gru).graph
+    assert dict(gw.cell(gru).keep) == {}
+    with pytest.raises(TypeError):
+        cell.keep["n"] = 1  # type: ignore[index]  # that is the point
+
+
+def test_keep_may_name_a_map_of_one_kind_alone():
+    @gw.cell(keep={"late": 1, "a": -1})
+    def cell(x, U, h):
+        return sigmoid(U.late(h)) * h + sigmoid(x.a)
+
+    assert dict(cell.keep) == {"late": 1, "a": -1}
+
+
 def test_graphs_of_equal_equations_are_equal_whatever_they_are_called():
     @gw.cell(source="elsewhere")
     def other(x, U, h):

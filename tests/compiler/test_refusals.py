@@ -530,6 +530,26 @@ def rows_name_no_map(x, U, h):  # here
     return x.z + U.z(h)
 
 
+@refused("keep={'q': 1} names what is no map of the cell, 'q'", "the maps are z, r", keep={"q": 1})
+def keep_names_no_map(x, U, h):  # here
+    return x.z + U.r(h)
+
+
+@refused("keep={'z': 2} gives 'z' neither 1 nor -1", "-1 where it is that of the new", keep={"z": 2})
+def keep_of_another_number(x, U, h):  # here
+    return x.z + U.z(h)
+
+
+@refused("keep={'z': True} gives 'z' neither 1 nor -1", "1 where sigmoid of the map", keep={"z": True})
+def keep_of_a_truth_value(x, U, h):  # here
+    return x.z + U.z(h)
+
+
+@refused("expected keep as a mapping from a map to 1 or -1, received 'z'", "write it as keep=", keep="z")
+def keep_is_no_mapping(x, U, h):  # here
+    return x.z + U.z(h)
+
+
 @refused("the output 'y' is not a state", "the states are h, c", output="y")
 def output_is_no_state(x, U, h, c):  # here
     return x.z + U.z(h) + c, c

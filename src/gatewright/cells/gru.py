@@ -9,6 +9,7 @@ from gatewright.compiler.language import cell, sigmoid, tanh
     source="Cho et al. 2014, arXiv:1406.1078; reset after the product as in cuDNN",
     rows="rzn",
     torch_function="gru",
+    keep={"z": 1},
 )
 def gru(x, U, h):
     """GRU with the reset gate after the recurrent product, as in cuDNN, PyTorch and Keras.
@@ -21,7 +22,7 @@ def gru(x, U, h):
     return (1 - z) * n + z * h
 
 
-@cell(source="Cho et al. 2014, arXiv:1406.1078", rows="rzn")
+@cell(source="Cho et al. 2014, arXiv:1406.1078", rows="rzn", keep={"z": 1})
 def gru_reset_before(x, U, h):
     """GRU with the reset gate before the recurrent product, as in the original paper.
 

@@ -9,6 +9,7 @@ from gatewright.compiler.language import cell, sigmoid, tanh
     source="Hochreiter & Schmidhuber 1997; forget gate of Gers et al. 2000",
     rows="ifgo",
     torch_function="lstm",
+    keep={"f": 1, "i": -1},
 )
 def lstm(x, U, h, c):
     """LSTM with a forget gate and no peepholes, as in cuDNN, PyTorch and Keras.

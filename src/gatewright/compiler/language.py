@@ -14,7 +14,7 @@ same function on tensors is the reference for everything that is made from the g
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
 from numbers import Real
 from pathlib import Path
@@ -24,6 +24,7 @@ import torch
 
 from gatewright.compiler.graph import Graph, Node, reachable
 from gatewright.compiler.operations import OPERATIONS
+from gatewright.compiler.options import check_keep, check_rows
 from gatewright.compiler.trace import Namespace, Symbol, Traced, Tracer, kind_of, refuse
 from gatewright.errors import InputError
 
@@ -161,9 +162,12 @@ class Cell:
         rows: the order of the maps' rows in the weights, when it is not the order of first use.
         output: the state that is the layer's output, when it is not the first.
         torch_function: the function of torch that computes the same equations with the same rows, or empty.
+        keep: the maps of the gates that decide how much of an old state is kept, each with 1 where the
+            sigmoid of the map is the share that is kept, and -1 where it is the share that is new.
 
     Attributes:
         name: the function's name.
+        keep: as given; empty when nothing is said of it.
         arguments: the function's own, in order.
         graph: the traced graph.
         serialized: the graph as text.
@@ -177,6 +181,7 @@ class Cell:
         rows: Sequence[str] | None = None,
         output: str | None = None,
         torch_function: str = "",
+        keep: Mapping[str, int] | None = None,
     ) -> None:
         if not inspect.isfunction(function):
             hint = "write @gatewright.cell above a def, and options by name: @gatewright.cell(source=...)"
@@ -187,6 +192,7 @@ class Cell:
         self.torch_function = torch_function
         self.arguments = _arguments(function)
         self.graph = _trace(function, self.arguments, source, rows, output)
+        self.keep = check_keep(self.graph, _definition(function), keep)
         self.serialized = self.graph.to_json()
         self.__doc__ = function.__doc__
         self.__module__ = function.__module__
@@ -250,6 +256,7 @@ def cell(
     rows: Sequence[str] | None = None,
     output: str | None = None,
     torch_function: str = "",
+    keep: Mapping[str, int] | None = None,
 ) -> Callable[[Callable[..., Any]], Cell]: ...
 
 
@@ -260,7 +267,8 @@ def cell(function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
         function: the equations; given when the decorator is used without brackets.
         **options: ``source``, where the equations come from; ``rows``, the order of the maps' rows in the
             weights when it is not the order of first use; ``output``, the state that is the layer's output
-            when it is not the first; ``torch_function``, torch's own function for the same equations.
+            when it is not the first; ``torch_function``, torch's own function for the same equations;
+            ``keep``, the maps of the gates that keep the old state, as in ``Cell``.
 
     Returns:
         The cell, or a decorator that makes one.
@@ -325,7 +333,7 @@ def _trace(
         refuse(name, "the cell never reads its input", "use an input map, such as x.z", line)
     if output is not None and output not in states:
         refuse(name, f"the output {output!r} is not a state", f"the states are {', '.join(states)}", line)
-    _check_rows(name, line, [*maps["input"], *maps["recurrent"]], rows)
+    check_rows(name, line, [*maps["input"], *maps["recurrent"]], rows)
     order = {kind: _row_order(maps[kind], rows) for kind in ("input", "recurrent")}
     nodes, new_index = _compacted(tracer.nodes, kept)
     return Graph(
@@ -361,21 +369,6 @@ def _results(tracer: Tracer, states: tuple[str, ...], result: Any, line: str) ->
             refuse(tracer.name, message, "turn it into numbers: where(condition, 1, 0)", line)
         results.append(value._index)
     return results
-
-
-def _check_rows(cell: str, line: str, names: list[str], rows: Sequence[str] | None) -> None:
-    """A stated row order names every map once and nothing else."""
-    if rows is None:
-        return
-    stated = tuple(rows)
-    complaints = (
-        ("leaves out the map", [name for name in names if name not in stated]),
-        ("names twice the map", [name for name in stated if stated.count(name) > 1]),
-        ("names what is no map of the cell,", [name for name in stated if name not in names]),
-    )
-    for complaint, found in complaints:
-        if found:
-            refuse(cell, f"rows={stated} {complaint} {found[0]!r}", "name every map once", line)
 
 
 def _row_order(names: list[str], rows: Sequence[str] | None) -> tuple[str, ...]:
