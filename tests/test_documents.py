@@ -28,7 +28,9 @@ from gatewright.backends.gpu.kernel import Format
 from gatewright.compiler.schedule import schedule
 
 ROOT = Path(__file__).parents[1]
-DOCUMENTS = ["README.md", "CONTRIBUTING.md", "docs/architecture.md", "docs/compiler.md"]
+DOCUMENTS = [
+    "README.md", "CONTRIBUTING.md", "docs/architecture.md", "docs/compiler.md", "docs/initialisation.md",
+]  # fmt: skip
 BLOCK = re.compile(
     r"<!-- (?P<kind>runs|printed|emitted)(?:: (?P<expression>.+?))? -->\n+"
     r"(?:```\w*\n(?P<code>.*?)^```$|(?P<text>.*?)^<!-- end -->$)",

@@ -7,7 +7,7 @@ import gatewright
 
 NAMES = {
     # layers
-    "GRU", "LSTM", "RNN", "Recurrent", "explain", "from_torch", "kernel_source",
+    "GRU", "LSTM", "RNN", "Recurrent", "explain", "from_torch", "initialise", "kernel_source",
     # memory
     "release_memory",
     # cells

@@ -27,6 +27,7 @@ from gatewright.errors import InputError as InputError
 from gatewright.interop.torch import from_torch as from_torch
 from gatewright.layers.explain import explain as explain
 from gatewright.layers.explain import kernel_source as kernel_source
+from gatewright.layers.initialise import initialise as initialise
 from gatewright.layers.named import GRU as GRU
 from gatewright.layers.named import LSTM as LSTM
 from gatewright.layers.named import RNN as RNN

@@ -21,7 +21,7 @@ def explain(layer: Recurrent, x: SequenceInput) -> str:
     Raises:
         InputError: it is no recurrent layer of this package.
     """
-    _check_layer(layer, "explain")
+    check_layer(layer, "explain")
     alike: dict[tuple[str, ...], list[str]] = {}
     names = []
     for suffix, call, route in layer.routes(x):
@@ -49,7 +49,7 @@ def kernel_source(layer: Recurrent, x: SequenceInput) -> str:
     Raises:
         InputError: no code is generated: another backend runs the input, or there is nothing to compute.
     """
-    _check_layer(layer, "kernel_source")
+    check_layer(layer, "kernel_source")
     alike: dict[tuple[str, str], list[str]] = {}
     for suffix, call, route in layer.routes(x):
         text = route.backend.kernel_source(call)
@@ -60,7 +60,8 @@ def kernel_source(layer: Recurrent, x: SequenceInput) -> str:
     return "\n\n".join(f"{sign} {', '.join(suffixes)}\n{text}" for (sign, text), suffixes in alike.items())
 
 
-def _check_layer(layer: object, function: str) -> None:
+def check_layer(layer: object, function: str) -> None:
+    """Refuse what is no recurrent layer of this package, in the name of the function that was called."""
     if not isinstance(layer, Recurrent):
         hint = (
             "give the layer itself, such as model.rnn; gatewright.from_torch(model) converts those of torch"
