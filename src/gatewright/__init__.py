@@ -32,6 +32,7 @@ from gatewright.layers.named import GRU as GRU
 from gatewright.layers.named import LSTM as LSTM
 from gatewright.layers.named import RNN as RNN
 from gatewright.layers.recurrent import Recurrent as Recurrent
+from gatewright.layers.state import State as State
 
 __version__ = "0.1.0"
 

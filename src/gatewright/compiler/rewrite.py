@@ -70,6 +70,44 @@ def _unchanged(_: _Rewriting, _node: Node, index: int) -> int:
     return index
 
 
+def _hard_sigmoid(to: _Rewriting, v: int) -> int:
+    line = to.apply("add", to.apply("multiply", v, to.number(1 / 6)), to.number(0.5))
+    return to.apply("minimum", to.apply("maximum", line, to.number(0.0)), to.number(1.0))
+
+
+def _hard_tanh(to: _Rewriting, v: int) -> int:
+    return to.apply("minimum", to.apply("maximum", v, to.number(-1.0)), to.number(1.0))
+
+
+def _softsign(to: _Rewriting, v: int) -> int:
+    return to.apply("divide", v, to.apply("add", to.number(1.0), to.apply("abs", v)))
+
+
+def _plain(operation: str) -> Callable[[_Rewriting, int], int]:
+    return lambda to, v: to.apply(operation, v)
+
+
+ACTIVATIONS: dict[str, Callable[[_Rewriting, int], int]] = {
+    **{name: _plain(name) for name in ("tanh", "sigmoid", "relu", "softplus", "sin")},
+    "linear": lambda _, v: v,
+    "hard_sigmoid": _hard_sigmoid,
+    "hard_tanh": _hard_tanh,
+    "softsign": _softsign,
+}
+"""Functions of a value by the names that Keras and torch have; hard_sigmoid is v / 6 + 1/2, cut off."""
+
+
+def with_activations(graph: Graph, activation: str, gate_activation: str) -> Graph:
+    """Other functions in place of every tanh and of every sigmoid of a cell, by name."""
+    stand_ins = {"tanh": ACTIVATIONS[activation], "sigmoid": ACTIVATIONS[gate_activation]}
+
+    def visit(to: _Rewriting, node: Node, index: int) -> int:
+        stand_in = stand_ins.get(node.operation)
+        return index if stand_in is None else stand_in(to, node.inputs[0])
+
+    return _Rewriting(graph, visit).finished()
+
+
 def normalised(graph: Graph) -> Graph:
     """Layer norm of every input map and every recurrent map, each with a gain and a bias of its own.
 

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from gatewright.errors import InputError
 from gatewright.layers.inputs import SequenceInput
 from gatewright.layers.recurrent import Recurrent
 
 
-def explain(layer: Recurrent, x: SequenceInput) -> str:
+def explain(layer: Recurrent, x: SequenceInput, **marked: Any) -> str:
     """Say which backend runs this input and how, and why no faster one does.
 
     Args:
         layer: a recurrent layer.
         x: what it would be called with.
+        **marked: ``lengths``, ``mask``, ``resets`` and ``all_states``, likewise.
 
     Returns:
         Text whose first line begins with the backend's name; then, for layers and directions that run alike,
@@ -24,7 +27,7 @@ def explain(layer: Recurrent, x: SequenceInput) -> str:
     check_layer(layer, "explain")
     alike: dict[tuple[str, ...], list[str]] = {}
     names = []
-    for suffix, call, route in layer.routes(x):
+    for suffix, call, route in layer.routes(x, **marked):
         names.append(route.backend.name)
         lines = [f"    {line}" for line in route.backend.describe(call)]
         lines += [f"    not {name}: {reason}" for name, reason in route.refusals.items()]
@@ -35,12 +38,13 @@ def explain(layer: Recurrent, x: SequenceInput) -> str:
     return "\n".join(text)
 
 
-def kernel_source(layer: Recurrent, x: SequenceInput) -> str:
+def kernel_source(layer: Recurrent, x: SequenceInput, **marked: Any) -> str:
     """The code that was generated for this input.
 
     Args:
         layer: a recurrent layer.
         x: what it would be called with.
+        **marked: ``lengths``, ``mask``, ``resets`` and ``all_states``, likewise.
 
     Returns:
         LLVM's text of the forward kernel and, where gradients are recorded, of the backward kernel, under the
@@ -51,7 +55,7 @@ def kernel_source(layer: Recurrent, x: SequenceInput) -> str:
     """
     check_layer(layer, "kernel_source")
     alike: dict[tuple[str, str], list[str]] = {}
-    for suffix, call, route in layer.routes(x):
+    for suffix, call, route in layer.routes(x, **marked):
         text = route.backend.kernel_source(call)
         if not text:
             message = f"{suffix} runs on the backend {route.backend.name!r}, without generated code"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple, NoReturn
 
 import torch
@@ -9,8 +10,11 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
 from gatewright.errors import InputError
+from gatewright.layers.state import State
 
 SequenceInput = Tensor | PackedSequence
+
+StateInput = Tensor | tuple[Tensor, ...] | State
 
 
 class Expectation(NamedTuple):
@@ -23,6 +27,8 @@ class Expectation(NamedTuple):
         state_names: the name of each state.
         rows: layers times directions, the first dimension of a state.
         batch_first: whether dense input is ``[B, T, I]``.
+        projected: whether the output is projected to another size.
+        cell: the name of the cell.
         dtype: of the weights.
         device: of the weights.
     """
@@ -33,6 +39,8 @@ class Expectation(NamedTuple):
     state_names: tuple[str, ...]
     rows: int
     batch_first: bool
+    projected: bool
+    cell: str
     dtype: torch.dtype
     device: torch.device
 
@@ -82,6 +90,24 @@ class SequenceBatch(NamedTuple):
             return state.index_select(1, self.packed.unsorted_indices)
         return state.squeeze(1) if self.unbatched else state
 
+    def padded(self) -> tuple[SequenceBatch, Tensor]:
+        """A packed sequence as a dense one, rows in the order of the data, and the length of each row."""
+        assert self.batch_sizes is not None
+        device = self.data.device
+        sizes = torch.tensor(self.batch_sizes, device=device)
+        data = self.data.new_zeros(len(sizes) * self.batch, self.data.shape[-1])
+        data = data.index_copy(0, self.places(), self.data).unflatten(0, (len(sizes), self.batch))
+        lengths = (sizes.unsqueeze(1) > torch.arange(self.batch, device=device)).sum(0)
+        return SequenceBatch(data, self.batch), lengths
+
+    def places(self) -> Tensor:
+        """Where the rows of packed data stand in ``[T · B]``."""
+        assert self.batch_sizes is not None
+        device = self.data.device
+        sizes = torch.tensor(self.batch_sizes, device=device)
+        active = torch.arange(self.batch, device=device) < sizes.unsqueeze(1)
+        return active.flatten().nonzero().squeeze(1)
+
 
 def read_sequence(given: SequenceInput, expected: Expectation) -> SequenceBatch:
     """Check an input and lay it out time-major.
@@ -122,14 +148,18 @@ def read_sequence(given: SequenceInput, expected: Expectation) -> SequenceBatch:
 
 
 def read_states(
-    given: Tensor | tuple[Tensor, ...] | None, sequence: SequenceBatch, expected: Expectation
+    given: StateInput | None,
+    sequence: SequenceBatch,
+    expected: Expectation,
+    initial: Sequence[Tensor] | None = None,
 ) -> list[Tensor]:
-    """Check an initial state, or make one of zeros: for each state ``[rows, B, ·]``.
+    """Check an initial state, or make one: for each state ``[rows, B, ·]``.
 
     Args:
         given: the initial state the layer was called with, or None.
         sequence: the input it goes with.
         expected: what the layer expects.
+        initial: what the layer begins with where none is given, ``[rows, size]`` each; zeros if None.
 
     Returns:
         One tensor a state.
@@ -139,6 +169,8 @@ def read_states(
     """
     if given is None:
         data = sequence.data
+        if initial is not None:
+            return [value.unsqueeze(1).expand(-1, sequence.batch, -1) for value in initial]
         return [data.new_zeros(expected.rows, sequence.batch, size) for size in expected.state_sizes]
     states = _as_tuple(given, expected)
     read = []
@@ -158,9 +190,16 @@ def read_states(
     return read
 
 
-def _as_tuple(given: Tensor | tuple[Tensor, ...], expected: Expectation) -> tuple[Tensor, ...]:
+def _as_tuple(given: StateInput, expected: Expectation) -> tuple[Tensor, ...]:
     count = len(expected.state_names)
     names = ", ".join(expected.state_names)
+    if isinstance(given, State):
+        if tuple(given) != expected.state_names or given.cell != expected.cell:
+            hint = "layer.make_state(batch) makes one of this layer"
+            expected.refuse(
+                f"expected a state of the cell {expected.cell} ({names}), received {given!r}", hint
+            )
+        return given.tensors
     if count == 1:
         if not isinstance(given, Tensor):
             hint = f"this layer has the one state {names}: pass the tensor itself"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import nn
@@ -11,6 +11,7 @@ from gatewright.cells.gru import gru, gru_reset_before
 from gatewright.cells.lstm import lstm
 from gatewright.cells.rnn import rnn_relu, rnn_tanh
 from gatewright.errors import InputError
+from gatewright.layers.options import LayerOptions
 from gatewright.layers.recurrent import Recurrent
 
 _OPTIONS = ("num_layers", "bias", "batch_first", "dropout", "bidirectional")
@@ -37,7 +38,7 @@ class GRU(Recurrent):
         dtype: torch.dtype | None = None,
         *,
         reset: str = "after",
-        recompute: bool = False,
+        **options: Unpack[LayerOptions],
     ) -> None:
         if reset not in ("after", "before"):
             hint = "'after' is torch's form and the default, 'before' the paper's"
@@ -46,7 +47,7 @@ class GRU(Recurrent):
         super().__init__(
             gru if reset == "after" else gru_reset_before,
             input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional,
-            device=device, dtype=dtype, recompute=recompute,
+            device=device, dtype=dtype, **options,
         )  # fmt: skip
 
     def extra_repr(self) -> str:
@@ -89,12 +90,11 @@ class LSTM(Recurrent):
         proj_size: int = 0,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
-        *,
-        recompute: bool = False,
+        **options: Unpack[LayerOptions],
     ) -> None:
         super().__init__(
             lstm, input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, proj_size,
-            device, dtype, recompute=recompute,
+            device, dtype, **options,
         )  # fmt: skip
 
     def to_torch(self) -> nn.LSTM:
@@ -121,8 +121,7 @@ class RNN(Recurrent):
         bidirectional: bool = False,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
-        *,
-        recompute: bool = False,
+        **options: Unpack[LayerOptions],
     ) -> None:
         if nonlinearity not in ("tanh", "relu"):
             hint = "as in torch.nn it is RNN's fourth argument, before bias; pass options by name"
@@ -133,7 +132,7 @@ class RNN(Recurrent):
         super().__init__(
             rnn_tanh if nonlinearity == "tanh" else rnn_relu,
             input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional,
-            device=device, dtype=dtype, recompute=recompute,
+            device=device, dtype=dtype, **options,
         )  # fmt: skip
 
     def extra_repr(self) -> str:
@@ -149,7 +148,21 @@ class RNN(Recurrent):
 
 
 def _torch_options(layer: Recurrent) -> dict[str, Any]:
-    """Keyword arguments for torch.nn, on the meta device so that nothing is allocated or drawn."""
+    """Keyword arguments for torch.nn, on the meta device so that nothing is allocated or drawn.
+
+    Args:
+        layer: that is to become one of torch.nn.
+
+    Returns:
+        The arguments by name.
+
+    Raises:
+        InputError: the layer has an option that torch.nn does not have.
+    """
+    other = [name for name in layer.options.changed() if name != "recompute"]
+    if other:
+        kind = type(layer).__name__
+        raise InputError(f"{kind}: torch.nn.{kind} has no {other[0]}", "export the layer itself")
     return {name: getattr(layer, name) for name in _OPTIONS} | {"device": "meta"}
 
 

@@ -36,7 +36,7 @@ def _allows_tf32() -> bool:
     """Whether products of float32 may be rounded; once the newer setting was used, the older one raises."""
     matmul = torch.backends.cuda.matmul
     newer = getattr(matmul, "fp32_precision", None)
-    return matmul.allow_tf32 if newer in (None, "none") else newer == "tf32"
+    return bool(matmul.allow_tf32) if newer in (None, "none") else newer == "tf32"
 
 
 def describe(call: Call) -> tuple[str, ...]:
