@@ -8,6 +8,8 @@ import gatewright
 NAMES = {
     # layers
     "GRU", "LSTM", "RNN", "Recurrent", "explain", "from_torch", "initialise", "kernel_source",
+    # data
+    "Streams",
     # memory
     "release_memory",
     # cells
