@@ -1,10 +1,14 @@
 """The examples do what they say."""
 
+import inspect
+import math
 import runpy
 from pathlib import Path
 
 import pytest
 import torch
+
+import gatewright as gw
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
@@ -70,3 +74,31 @@ def test_sequence_prediction_learns_and_beats_the_baselines(example, tmp_path):
     assert errors["GRU"] < errors["seasonal naive"] / 2
     assert errors["GRU"] < errors["last value"] / 2
     assert figure.read_bytes().startswith(b"\x89PNG")
+
+
+def test_topics_of_the_character_model_share_no_paragraph(example):
+    texts = example("character_model")["read_topics"]()
+    assert len(texts) > 50
+    paragraphs = [set(text.split("\n\n")) for text in texts]
+    assert len(set.union(*paragraphs)) == sum(map(len, paragraphs))
+
+
+def test_frequency_alone_takes_no_character_for_impossible(example):
+    bits = example("character_model")["unigram_bits"]
+    training = [torch.tensor([0, 0, 1])]
+    # counts of 3, 2 and 1; the first character of a text is not scored
+    assert bits(training, [torch.tensor([2, 0])], 3) == pytest.approx(1)
+    assert bits(training, [torch.tensor([0, 2])], 3) == pytest.approx(math.log2(6))
+
+
+@pytest.mark.skipif(
+    "resets" not in inspect.signature(gw.Recurrent.forward).parameters, reason="layers take no resets yet"
+)
+def test_character_model_beats_frequency_alone_and_writes_a_line(example, capsys):
+    arguments = ["--minutes", "0.1", "--hidden", "64", "--streams", "16"]
+    bits, unigram = example("character_model")["main"](arguments)
+    assert bits < unigram - 0.5
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0].startswith(f"{unigram:.3f} bits per character")
+    assert printed[-2].endswith(f"{bits:.3f} bits per character")
+    assert printed[-1].startswith("The")
