@@ -87,10 +87,16 @@ class GeneratedBackend(ABC):
         if torch.compiler.is_compiling():
             return operator().run(call, self.name)
         if call.lengths is not None and not call.recompute:
-            plan = ragged.make_plan(call.lengths, call.x.shape[0], call.x.device)
+            plan = ragged.make_plan(call.lengths, len(call.x), products(call), call.x.device)
             if plan is not None:
                 return ragged.run(call, self.passes, plan)
         return sequence.run(call, self.passes)
+
+
+def products(call: Call) -> int:
+    """Multiplications of a step of a row."""
+    weights = call.weights
+    return sum(weight.numel() for weight in (weights.weight_ih, weights.weight_hh) if weight is not None)
 
 
 def operator() -> Any:

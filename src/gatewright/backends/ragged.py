@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from gatewright.backends.call import Call, Result
+from gatewright.backends.cpu import memory
 from gatewright.backends.sequence import (
     Operands,
     Pass,
@@ -31,11 +32,12 @@ from gatewright.compiler.graph import Graph
 MOST_PARTS = 16
 """The finest cut: sixteen parts of equal length."""
 
-ROW_BLOCK = 8
+ROW_BLOCK = 4
 """Rows come in such blocks, so that few shapes of kernels are needed; the masks hold those too many."""
 
-PART_COST = 128
-"""What a part costs beside its steps, in rows times steps: packing weights, adding gradients."""
+PART_STEPS, PART_PRODUCTS = 8, 2_000_000
+"""What a part costs beside its steps: so many steps of a row (packing weights, adding gradients), and as
+long as so many multiplications take (calling the kernels)."""
 
 
 class Part(NamedTuple):
@@ -59,12 +61,13 @@ class Plan(NamedTuple):
     parts: tuple[Part, ...]
 
 
-def make_plan(lengths: Sequence[int], steps: int, device: torch.device) -> Plan | None:
+def make_plan(lengths: Sequence[int], steps: int, products: int, device: torch.device) -> Plan | None:
     """The cheapest cut of a batch, or None where nothing is saved.
 
     Args:
         lengths: of each row.
         steps: of the sequence.
+        products: multiplications of a step of a row.
         device: of the batch.
 
     Returns:
@@ -72,7 +75,8 @@ def make_plan(lengths: Sequence[int], steps: int, device: torch.device) -> Plan 
     """
     batch = len(lengths)
     order = sorted(range(batch), key=lambda row: -lengths[row])
-    parts = _parts([lengths[row] for row in order], steps)
+    cost = PART_STEPS + PART_PRODUCTS // max(1, products)
+    parts = _parts([lengths[row] for row in order], steps, cost)
     if not parts or all(part.rows == batch for part in parts):
         return None
     if order == list(range(batch)):
@@ -83,8 +87,17 @@ def make_plan(lengths: Sequence[int], steps: int, device: torch.device) -> Plan 
     return Plan(index, back, parts)
 
 
-def _parts(lengths: Sequence[int], steps: int) -> tuple[Part, ...]:
-    """The cut of least cost, by dynamic programming over the finest one."""
+def _parts(lengths: Sequence[int], steps: int, cost: int) -> tuple[Part, ...]:
+    """The cut of least cost, by dynamic programming over the finest one.
+
+    Args:
+        lengths: the longest first.
+        steps: of the sequence.
+        cost: of a part beside its steps, in rows times steps.
+
+    Returns:
+        The parts.
+    """
     size = max(1, -(-steps // MOST_PARTS))
     bounds = [*range(0, steps, size), steps]
     active, place = [], len(lengths)
@@ -97,9 +110,7 @@ def _parts(lengths: Sequence[int], steps: int) -> tuple[Part, ...]:
         # a part runs with the rows of its first step: later ones have no more
         costs = (
             (
-                best[start][0]
-                + active[start] * (bounds[stop] - bounds[start])
-                + PART_COST * bool(active[start]),
+                best[start][0] + active[start] * (bounds[stop] - bounds[start]) + cost * bool(active[start]),
                 start,
             )
             for start in range(stop)
@@ -119,13 +130,20 @@ def sorted_rows(graph: Graph, operands: Operands, order: Tensor | None) -> Opera
         return operands
     kinds = (kind for kind, _ in graph.masks)
     return operands._replace(
-        x=operands.x.index_select(1, order),
-        states=tuple(state.index_select(0, order) for state in operands.states),
+        x=_gathered(operands.x, 1, order),
+        states=tuple(_gathered(state, 0, order) for state in operands.states),
         masks=tuple(
-            mask.index_select(0 if kind == "unit_mask" else 1, order)
+            _gathered(mask, 0 if kind == "unit_mask" else 1, order)
             for kind, mask in zip(kinds, operands.masks, strict=True)
         ),
     )
+
+
+def _gathered(tensor: Tensor, dimension: int, order: Tensor) -> Tensor:
+    """A tensor with its rows in another order, in memory that has been touched before."""
+    if not any(tensor.stride()):
+        return tensor
+    return torch.index_select(tensor, dimension, order, out=memory.like(tensor))
 
 
 def _rows(graph: Graph, operands: Operands, part: Part, states: Sequence[Tensor]) -> Operands:
@@ -167,7 +185,7 @@ class Ragged(torch.autograd.Function):
         if plan.back is None:
             return results
         steps = len(results) if way.every else 1
-        return tuple(t.index_select(1 if i < steps else 0, plan.back) for i, t in enumerate(results))
+        return tuple(_gathered(t, 1 if i < steps else 0, plan.back) for i, t in enumerate(results))
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Any, ...]:
@@ -184,16 +202,13 @@ class Ragged(torch.autograd.Function):
         if plan.order is not None:
             steps = len(gradients) if way.every else 1
             gradients = tuple(
-                None if g is None else g.index_select(1 if i < steps else 0, plan.order)
+                None if g is None else _gathered(g, 1 if i < steps else 0, plan.order)
                 for i, g in enumerate(gradients)
             )
         need_dx = ctx.needs_input_grad[3]
         found = _backward(way, plan, given, y, saved, gradients, need_dx)
         if plan.back is not None:
-            dx = found.x.index_select(1, plan.back) if need_dx else found.x
-            found = found._replace(
-                x=dx, states=tuple(state.index_select(0, plan.back) for state in found.states)
-            )
+            found = found._replace(states=tuple(s.index_select(0, plan.back) for s in found.states))
         return None, None, None, *wanted(found, flat, need_dx)
 
 
@@ -251,7 +266,7 @@ def _backward(
         for state, d in zip(operands.states, final, strict=True)
     ]
     x = operands.x
-    dx = x.new_zeros(x.shape) if need_dx else x.new_empty(0)
+    dx = memory.like(x).zero_() if need_dx else x.new_empty(0)
     total: list[Tensor | None] = []
     run = [part for part in plan.parts if part.rows]
     share = len(saved) // max(1, len(run))
@@ -283,8 +298,11 @@ def _backward(
         )
         for c, first in zip(carry, d.states, strict=True):
             c[:rows] = first
-        if need_dx:
+        if need_dx and plan.order is None:
             dx[part.steps, :rows] = d.x
+        elif need_dx:
+            # back into the caller's order at once
+            dx[part.steps].index_copy_(1, plan.order[:rows], d.x)
         new = [*d.weights, *d.vectors]
         total = new if not total else [n if t is None else t.add_(n) for t, n in zip(total, new, strict=True)]
     if not total:

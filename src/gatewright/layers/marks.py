@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from gatewright.backends.call import transform_refusal
+from gatewright.backends.cpu import memory
 from gatewright.layers.inputs import Expectation, SequenceBatch
 
 Lengths = Tensor | Sequence[int]
@@ -34,11 +35,17 @@ class Marks(NamedTuple):
 
     def cleaned(self, data: Tensor) -> Tensor:
         """An input with zeros where steps do not count: what stood there may be anything, NaN too."""
-        return data if self.valid is None else data.masked_fill(~self.valid.unsqueeze(-1), 0)
+        if self.valid is None:
+            return data
+        valid = self.valid.unsqueeze(-1)
+        recorded = data.requires_grad and torch.is_grad_enabled()
+        if recorded or torch.compiler.is_compiling() or transform_refusal():
+            return data.masked_fill(~valid, 0)
+        return torch.where(valid, data, data.new_zeros(()), out=memory.like(data))
 
     def of_output(self, y: Tensor) -> Tensor:
         """An output ``[T, B, ·]``, zero where it is to be."""
-        return self.cleaned(y) if self.zero else y
+        return y.masked_fill(~self.valid.unsqueeze(-1), 0) if self.zero and self.valid is not None else y
 
     def of_direction(self, name: str, reverse: bool, dtype: torch.dtype) -> Tensor:
         """The row mask ``valid`` or ``reset`` of one direction.

@@ -240,6 +240,13 @@ def tensor(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     return torch.frombuffer(window, dtype=dtype, count=count).resize_(shape)
 
 
+def like(tensor_: Tensor) -> Tensor:
+    """An uninitialised tensor of the same shape and dtype, on the CPU as ``tensor`` gives one."""
+    if tensor_.device.type != "cpu":
+        return torch.empty_like(tensor_, memory_format=torch.contiguous_format)
+    return tensor(tuple(tensor_.shape), tensor_.dtype)
+
+
 def release_memory() -> int:
     """Give back to the system the memory that the CPU kernels keep for their next calls.
 
