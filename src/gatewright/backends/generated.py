@@ -86,17 +86,9 @@ class GeneratedBackend(ABC):
     def _run_together(self, call: Call) -> Result:
         if torch.compiler.is_compiling():
             return operator().run(call, self.name)
-        if call.lengths is not None and not call.recompute:
-            plan = ragged.make_plan(call.lengths, len(call.x), products(call), call.x.device)
-            if plan is not None:
-                return ragged.run(call, self.passes, plan)
+        if not call.recompute and ragged.is_worth(call):
+            return ragged.run(call, self.passes)
         return sequence.run(call, self.passes)
-
-
-def products(call: Call) -> int:
-    """Multiplications of a step of a row."""
-    weights = call.weights
-    return sum(weight.numel() for weight in (weights.weight_ih, weights.weight_hh) if weight is not None)
 
 
 def operator() -> Any:

@@ -107,6 +107,18 @@ def records_gradient(operands: Operands) -> bool:
     return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in operands.flat())
 
 
+class Ends(NamedTuple):
+    """Where the rows of a batch end.
+
+    Attributes:
+        lengths: behind so many steps of each row the masks hold its states.
+        sections: of equal size, within each of which lengths fall.
+    """
+
+    lengths: tuple[int, ...]
+    sections: int
+
+
 class Passes(Protocol):
     """What runs the kernels of a backend."""
 
@@ -119,11 +131,12 @@ class Passes(Protocol):
         training: bool,
         every: bool = False,
         y: Tensor | None = None,
+        ends: Ends | None = None,
     ) -> Pass:
         """Run from the first step to the last, and keep what the gradient needs where ``training``.
 
         With ``every`` the states of every step are given; ``y`` is where the output is to stand,
-        ``[T, B, P]``, if that is known.
+        ``[T, B, P]``, if that is known; behind its end a row need not be run.
         """
         ...
 
@@ -136,6 +149,7 @@ class Passes(Protocol):
         gradients: Sequence[Tensor | None],
         need_dx: bool,
         every: bool = False,
+        ends: Ends | None = None,
     ) -> Operands:
         """The gradients by the operands, from those by the output and by the final states; None for zero.
 
@@ -156,6 +170,10 @@ class Passes(Protocol):
 
     def output(self, graph: Graph, operands: Operands) -> Tensor:
         """An uninitialised output ``[T, B, P]``."""
+        ...
+
+    def row_order(self, graph: Graph, operands: Operands, lengths: Sequence[int]) -> tuple[list[int], int]:
+        """The order of rows in which most can be left out behind their ends, and its sections."""
         ...
 
     def kept(self, graph: Graph, operands: Operands) -> tuple[Tensor, ...]:

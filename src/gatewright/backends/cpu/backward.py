@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from gatewright.backends.cpu.kernel import Elements, Kernel, Place
-from gatewright.backends.cpu.layout import Tile, Tiles, backward_layout, gradient_names
+from gatewright.backends.cpu.kernel import Elements, Kernel, Place, Section
+from gatewright.backends.cpu.layout import Form, Tile, Tiles, backward_layout, gradient_names
 from gatewright.backends.cpu.products import (
     Term,
     column_sum_function,
@@ -20,20 +20,15 @@ from gatewright.compiler.graph import MASKS
 from gatewright.compiler.schedule import Schedule, Stage
 
 
-def backward_module(
-    plan: Schedule, vectors: Vectors, tiles: Tiles, aligned: bool, projected: bool, every: bool, pause: str
-) -> str:
+def backward_module(plan: Schedule, vectors: Vectors, tiles: Tiles, form: Form, pause: str) -> str:
     """The LLVM module of the backward kernel."""
-    return _Backward(plan, vectors, tiles, aligned, projected, every).emitted(pause)
+    return _Backward(plan, vectors, tiles, form).emitted(pause)
 
 
 class _Backward(Kernel):
-    def __init__(
-        self, plan: Schedule, vectors: Vectors, tiles: Tiles, aligned: bool, projected: bool, every: bool
-    ) -> None:
-        self.layout = backward_layout(plan, every)
-        self.every = every
-        super().__init__(plan, vectors, tiles, aligned, projected, self.layout)
+    def __init__(self, plan: Schedule, vectors: Vectors, tiles: Tiles, form: Form) -> None:
+        self.layout = backward_layout(plan, form.every)
+        super().__init__(plan, vectors, tiles, form, self.layout)
         self.forward_nodes = len(plan.graph.nodes)
         self.row = self.code.multiply_int(self.word["H"], len(plan.segments))
         self.slot = self.code.multiply_int(self.row, self.word["B"])
@@ -63,9 +58,10 @@ class _Backward(Kernel):
             steps = code.minimum_int(code.subtract_int(word["T"], start), word["chunk"])
             with code.loop("0", steps) as slots:
                 slot = code.subtract_int(code.subtract_int(steps, 1), slots.index)
-                self._step(code.add_int(start, slot), slot, steps)
+                self._step(code.add_int(start, slot), slot, start, steps)
             self.barrier("all")
-            self._input_gradient(start, steps)
+            with self.own_rows(self.running_in(start, steps)):
+                self._input_gradient(start, steps)
             gradients.add(start, steps)
             self.barrier("all")
         self._first_states()
@@ -77,6 +73,22 @@ class _Backward(Kernel):
             pack_rows_function(self.vectors, self.declarations, self.aligned),
         ]
         return self.module(functions, pause)
+
+    def _read_at(self, step: str, start: str, steps: str) -> Callable[[Section], tuple[str, str]]:
+        """The rows that hold their states at a step, but whose adjoints there are read.
+
+        By the sums of a chunk, by the step before it, and at the first step for the initial states.
+        """
+        code = self.code
+        begins = code.compare_int("eq", start, 0)
+        before = code.subtract_int(start, code.choose(begins, "i64", "0", "1"))
+
+        def chosen(section: Section) -> tuple[str, str]:
+            _, stop = self.running_in(start, steps)(section)
+            stop = code.maximum_int(stop, self.running_at(before)(section)[1])
+            return self.held_at(step)(section)[0], code.choose(begins, "i64", section.last, stop)
+
+        return chosen
 
     def _chunk_count(self) -> str:
         """How many chunks the steps make."""
@@ -114,7 +126,7 @@ class _Backward(Kernel):
         size = code.multiply_int(word["B"], word["H"])
         return Place(code.at(word[name], code.multiply_int(step, size)), word["H"])
 
-    def _step(self, step: str, slot: str, steps: str) -> None:
+    def _step(self, step: str, slot: str, start: str, steps: str) -> None:
         code, word = self.code, self.word
         self.step = step
         begins = code.compare_int("eq", step, 0)
@@ -135,7 +147,7 @@ class _Backward(Kernel):
         wrapped = code.choose(code.compare_int("eq", following, steps), "i64", "0", following)
         self.behind = code.at(word["adjoints"], code.multiply_int(wrapped, self.slot))
         self.by_steps = {self.output: self._by_steps("dy", step)}
-        if self.every:
+        if self.form.every:
             others = (i for i in states if i != self.output)
             names = gradient_names(self.graph)
             self.by_steps |= {i: self._by_steps(n, step) for i, n in zip(others, names, strict=True)}
@@ -147,9 +159,47 @@ class _Backward(Kernel):
         if self.projected:
             self._projection_adjoint(odd)
             self.barrier("group")
+        if self.ragged:
+            with self.own_rows(self.held_at(step)):
+                self._hold()
+            with self.own_rows(self._read_at(step, start, steps)):
+                self._clear()
         for number, stage in enumerate(self.plan.backward):
-            self._stage(number, stage, odd)
+            with self.own_rows(self.running_at(step)):
+                self._stage(number, stage, odd)
             self.barrier("group")
+
+    def _hold(self) -> None:
+        """The adjoints of states that a row held: handed on, with what their own values add."""
+        code, word, tile = self.code, self.word, Tile(1, 1, 0)
+        for state, carry in enumerate(self.carry):
+            place = Place(word[f"carry_{state}"], word["H"])
+
+            def element(
+                row: str,
+                column: str,
+                mask: str,
+                _: str,
+                state: int = state,
+                carry: Place = carry,
+                place: Place = place,
+            ) -> None:
+                total = code.load(carry.at(code, row, column), mask)
+                if state in self.by_steps:
+                    own = code.load(self.by_steps[state].at(code, row, column), mask)
+                    total = code.arithmetic("fadd", total, own)
+                code.store(total, place.at(code, row, column), mask)
+
+            self.over_tiles(tile, lambda _panel, _row: (), element, "0")
+
+    def _clear(self) -> None:
+        """Adjoints of maps that nothing was computed for: none."""
+
+        def element(row: str, column: str, mask: str, _: str) -> None:
+            for place in self.segment_places:
+                self.code.store("zeroinitializer", place.at(self.code, row, column), mask)
+
+        self.over_tiles(Tile(1, 1, 0), lambda _panel, _row: (), element, "0")
 
     def _by_steps(self, name: str, step: str) -> Place:
         """A gradient that each step has one of."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gatewright.backends.cpu.kernel import Elements, Kernel, Place
-from gatewright.backends.cpu.layout import Tiles, forward_layout
+from gatewright.backends.cpu.layout import Form, Tiles, forward_layout
 from gatewright.backends.cpu.products import (
     Term,
     pack_columns_function,
@@ -16,19 +16,15 @@ from gatewright.compiler.graph import MASKS
 from gatewright.compiler.schedule import Schedule, Stage
 
 
-def forward_module(
-    plan: Schedule, vectors: Vectors, tiles: Tiles, aligned: bool, projected: bool, training: bool, pause: str
-) -> str:
+def forward_module(plan: Schedule, vectors: Vectors, tiles: Tiles, form: Form, pause: str) -> str:
     """The LLVM module of the forward kernel."""
-    return _Forward(plan, vectors, tiles, aligned, projected, training).emitted(pause)
+    return _Forward(plan, vectors, tiles, form).emitted(pause)
 
 
 class _Forward(Kernel):
-    def __init__(
-        self, plan: Schedule, vectors: Vectors, tiles: Tiles, aligned: bool, projected: bool, training: bool
-    ) -> None:
-        self.layout = forward_layout(plan, training)
-        super().__init__(plan, vectors, tiles, aligned, projected, self.layout)
+    def __init__(self, plan: Schedule, vectors: Vectors, tiles: Tiles, form: Form) -> None:
+        self.layout = forward_layout(plan, form.training)
+        super().__init__(plan, vectors, tiles, form, self.layout)
 
     def emitted(self, pause: str) -> str:
         code, word = self.code, self.word
@@ -36,7 +32,8 @@ class _Forward(Kernel):
         self.barrier("all")
         with code.loop("0", word["T"], word["chunk"]) as chunks:
             steps = code.minimum_int(code.subtract_int(word["T"], chunks.index), word["chunk"])
-            self._input_maps(chunks.index, steps)
+            with self.own_rows(self.running_in(chunks.index, steps)):
+                self._input_maps(chunks.index, steps)
             self.barrier("group")
             with code.loop("0", steps) as slots:
                 self._step(code.add_int(chunks.index, slots.index), slots.index)
@@ -124,12 +121,21 @@ class _Forward(Kernel):
         ]
         self.places = self._places(step)
         odd = code.value(f"and i64 {step}, 1")
+        if self.ragged:
+            with self.own_rows(self.held_at(step)):
+                self._hold()
         for number, stage in enumerate(self.plan.forward):
-            self._stage(number, stage, odd)
+            with self.own_rows(self.running_at(step)):
+                self._stage(number, stage, odd)
             self.barrier("group")
         if self.projected:
             self._project(self.new[self.output], projection)
             self.barrier("group")
+
+    def _hold(self) -> None:
+        """States of rows that have ended, or have not begun."""
+        for state, (old, new) in enumerate(zip(self.old, self.new, strict=True)):
+            self.copy(old, new, self.width(state))
 
     def _project(self, hidden: Place, target: Place) -> None:
         """Project the output: y = W_hr · hidden."""

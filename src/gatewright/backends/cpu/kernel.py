@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from gatewright.backends.cpu.entry import barrier_function, entry_function
 from gatewright.backends.cpu.functions import FUNCTIONS, power_of
-from gatewright.backends.cpu.layout import LINE_WORDS, SYSTEM, Layout, Tile, Tiles
+from gatewright.backends.cpu.layout import LINE_WORDS, SYSTEM, Form, Layout, Tile, Tiles
 from gatewright.backends.cpu.products import (
     Accumulators,
     Term,
@@ -73,6 +73,15 @@ class Elements:
         return FUNCTIONS[node.operation](self._code, *(self.value(operand) for operand in node.inputs))
 
 
+@dataclass(frozen=True)
+class Section:
+    """Rows among which those that end later stand first."""
+
+    number: str
+    first: str
+    last: str
+
+
 class Kernel:
     """A kernel that is being emitted.
 
@@ -80,22 +89,14 @@ class Kernel:
         plan: of the cell.
         vectors: of the machine.
         tiles: of the kernel.
-        aligned: whether ``H``, ``I`` and ``P`` are whole numbers of vectors.
-        projected: whether the output is projected from ``H`` to ``P``; ``P`` is ``H`` otherwise.
+        form: of the kernel.
         layout: what it is given.
     """
 
-    def __init__(
-        self,
-        plan: Schedule,
-        vectors: Vectors,
-        tiles: Tiles,
-        aligned: bool,
-        projected: bool,
-        layout: Layout,
-    ) -> None:
-        self.plan, self.vectors, self.tiles, self.aligned = plan, vectors, tiles, aligned
-        self.projected, self.graph, self._mean_nodes = projected, plan.graph, layout.means
+    def __init__(self, plan: Schedule, vectors: Vectors, tiles: Tiles, form: Form, layout: Layout) -> None:
+        self.plan, self.vectors, self.tiles, self.form = plan, vectors, tiles, form
+        self.aligned, self.projected, self.ragged = form.aligned, form.projected, form.ragged
+        self.graph, self._mean_nodes = plan.graph, layout.means
         self.output = self.graph.state_index(self.graph.output)
         self.declarations: set[str] = set()
         self.code = Code(vectors, self.declarations)
@@ -123,6 +124,51 @@ class Kernel:
         code = self.code
         first = code.divide_int(code.multiply_int(count, part), parts)
         return first, code.divide_int(code.multiply_int(count, code.add_int(part, 1)), parts)
+
+    @contextmanager
+    def own_rows(self, chosen: Callable[[Section], tuple[str, str]]) -> Iterator[None]:
+        """What is emitted inside runs over some own rows where rows end at different steps, else over all.
+
+        Args:
+            chosen: gives of a section the first row and the one behind the last.
+        """
+        if not self.ragged:
+            yield
+            return
+        code, word = self.code, self.word
+        kept = self.first_row, self.last_row, self.rows, self.final_row
+        with code.loop(self.row_group, word["sections"], word["row_groups"]) as loop:
+            first, last = self.share(word["B"], loop.index, word["sections"])
+            self.final_row = code.subtract_int(last, 1)
+            self.first_row, self.last_row = chosen(Section(loop.index, first, last))
+            self.rows = code.subtract_int(self.last_row, self.first_row)
+            yield
+        self.first_row, self.last_row, self.rows, self.final_row = kept
+
+    def running_at(self, step: str) -> Callable[[Section], tuple[str, str]]:
+        """The rows that are run at a step."""
+        return lambda section: (section.first, self._behind(section, step))
+
+    def held_at(self, step: str) -> Callable[[Section], tuple[str, str]]:
+        """The rows that hold their states at a step."""
+        return lambda section: (self._behind(section, step), section.last)
+
+    def running_in(self, start: str, steps: str) -> Callable[[Section], tuple[str, str]]:
+        """The rows that are run at one of some steps: rows only end, or only begin."""
+        last = self.code.subtract_int(self.code.add_int(start, steps), 1)
+
+        def chosen(section: Section) -> tuple[str, str]:
+            stops = (self._behind(section, step) for step in (start, last))
+            return section.first, self.code.maximum_int(*stops)
+
+        return chosen
+
+    def _behind(self, section: Section, step: str) -> str:
+        """The row behind the last one of a section that is run at a step."""
+        code, word = self.code, self.word
+        place = code.add_int(code.multiply_int(section.number, word["T"]), step)
+        count = code.value(f"load i64, ptr {code.word(word['running'], place)}")
+        return code.add_int(section.first, count)
 
     def panels(self, columns: str, width: int) -> str:
         """How many panels of a width cover the columns."""
@@ -280,12 +326,32 @@ class Kernel:
             turned = code.subtract_int(mirror, panels.index)
             panel = code.choose(code.compare_int("eq", odd, 1), "i64", turned, panels.index)
             column = code.multiply_int(panel, width)
-            step = tile.rows if tile.maps else 1
-            with code.loop(self.first_row, self.last_row, step) as rows:
-                if not tile.maps:
+            if not tile.maps:
+                with code.loop(self.first_row, self.last_row) as rows:
                     self._blocks(tile, rows.index, column, edge, room, element)
-                else:
-                    self._tile(tile, terms(panel, rows.index), rows.index, column, edge, room, element)
+                return
+            first_row = self.first_row
+            for smaller, stop_row in self._row_tiles(tile):
+                with code.loop(first_row, stop_row, smaller.rows) as rows:
+                    found = terms(panel, rows.index)
+                    self._tile(smaller, found, rows.index, column, edge, room, element)
+                first_row = stop_row
+
+    def _row_tiles(self, tile: Tile) -> Iterator[tuple[Tile, str]]:
+        """Tiles that cover the rows one behind the other, and where each of them stops.
+
+        Where rows end at different steps few are left in the end, and a tile costs as much with one row as
+        with all: so there are smaller ones.
+        """
+        if not self.ragged:
+            yield tile, self.last_row
+            return
+        code, rows, first = self.code, tile.rows, self.first_row
+        while rows:
+            count = code.divide_int(code.subtract_int(self.last_row, first), rows)
+            first = code.add_int(first, code.multiply_int(count, rows))
+            yield Tile(rows, tile.blocks, tile.maps), first
+            rows //= 2
 
     def _tile(
         self,

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,6 +16,7 @@ from gatewright.backends.cpu import engine, memory, threads, tiling
 from gatewright.backends.cpu.layout import (
     LINE_WORDS,
     SIZES,
+    Form,
     Layout,
     Tile,
     backward_layout,
@@ -23,6 +25,7 @@ from gatewright.backends.cpu.layout import (
 )
 from gatewright.backends.cpu.tiling import Grid, Shape
 from gatewright.backends.cpu.vectors import Vectors
+from gatewright.backends.sequence import Ends
 from gatewright.compiler.graph import Graph
 from gatewright.compiler.schedule import Schedule, schedule
 
@@ -94,8 +97,16 @@ class _Prepared:
         """The kernel as LLVM's text."""
         return self._make()
 
-    def run(self, words: array[int]) -> None:
-        """Run the kernel in a work space of the pool."""
+    def run(self, words: array[int], ends: Ends | None, reverse: bool) -> None:
+        """Run the kernel in a work space of the pool.
+
+        Args:
+            words: its arguments.
+            ends: of rows that the masks hold behind them, or None.
+            reverse: whether the sequence is run from its last step to its first.
+        """
+        # kept until the kernel has run: it reads them
+        running = self._running(words, ends, reverse)
         if self._library is None:
             self._library = engine.library(self._key, self._make)
         lease = memory.Lease(self.size)
@@ -118,6 +129,15 @@ class _Prepared:
             threads.launch(self._library, words, 1)
         elif waiting:
             threads.note_waits(status[1])
+        del running
+
+    def _running(self, words: array[int], ends: Ends | None, reverse: bool) -> np.ndarray | None:
+        """How many rows of each section are run at each step, as an argument of the kernel."""
+        if ends is None:
+            return None
+        running = running_rows(ends, self.shape.T, reverse)
+        words[self.place["running"]] = running.ctypes.data
+        return running
 
 
 def output(steps: int, batch: int, features: int, dtype: torch.dtype) -> Tensor:
@@ -138,11 +158,18 @@ class Forward(_Prepared):
     """A forward call made ready."""
 
     def __init__(
-        self, cell: Graph, dtype: torch.dtype, shape: Shape, count: int, training: bool, every: bool
+        self,
+        cell: Graph,
+        dtype: torch.dtype,
+        shape: Shape,
+        count: int,
+        training: bool,
+        every: bool,
+        sections: int,
     ) -> None:
         plan, vectors = schedule(cell), engine.machine().vectors(ELEMENTS[dtype])
         graph, projected = plan.graph, shape.projected
-        grid = tiling.choose_grid(plan, vectors, shape, count)
+        grid = tiling.choose_grid(plan, vectors, shape, count, sections)
         self.tiles = tiles = tiling.forward_tiles(plan, vectors, shape, grid)
         self.plan, self.dtype, self.training, self.every = plan, dtype, training, every
         layout = forward_layout(plan, training)
@@ -166,18 +193,19 @@ class Forward(_Prepared):
         self.zeros = _zeros(dtype, max(shape.P, shape.H) + vectors.lanes)
         fixed = {
             "chunk": chunk,
+            "sections": sections,
             "history_mask": -1 if training or every else 1,
             "zeros": self.zeros.data_ptr(),
         }
-        aligned, pause = shape.aligned(vectors), engine.machine().pause
+        form = Form(shape.aligned(vectors), projected, sections > 0, training)
+        pause = engine.machine().pause
         super().__init__(
-            layout, shape, fixed, areas, grid,
-            f"forward {training} {projected} {aligned} {vectors} {tiles} {_signature(graph)}",
-            lambda: _forward_text(plan, vectors, tiles, aligned, projected, training, pause),
+            layout, shape, fixed, areas, grid, f"forward {form} {vectors} {tiles} {_signature(graph)}",
+            lambda: _forward_text(plan, vectors, tiles, form, pause),
         )  # fmt: skip
 
     def __call__(
-        self, reverse: bool, operands: Any, y: Tensor | None
+        self, reverse: bool, operands: Any, y: Tensor | None, ends: Ends | None
     ) -> tuple[Tensor, tuple[Tensor, ...], tuple[Tensor, ...], tuple[Tensor, ...]]:
         """Run: the output, the final states, what is kept for the gradient, and the states of every step."""
         shape, place, words = self.shape, self.place, self.words()
@@ -205,7 +233,7 @@ class Forward(_Prepared):
         for number, state in enumerate(operands.states):
             words[place[f"first_{number}"]] = state.data_ptr()
             words[place[f"final_{number}"]] = final[number].data_ptr()
-        self.run(words)
+        self.run(words, ends, reverse)
         # in the order of the steps that are run; a reader wants that of time
         return y, tuple(final), kept, tuple(h.flip(0) for h in every) if reverse else every
 
@@ -213,15 +241,17 @@ class Forward(_Prepared):
 class Backward(_Prepared):
     """A backward call made ready."""
 
-    def __init__(self, cell: Graph, dtype: torch.dtype, shape: Shape, count: int, every: bool) -> None:
+    def __init__(
+        self, cell: Graph, dtype: torch.dtype, shape: Shape, count: int, every: bool, sections: int
+    ) -> None:
         plan, vectors = schedule(cell), engine.machine().vectors(ELEMENTS[dtype])
         projected = shape.projected
-        grid = tiling.choose_grid(plan, vectors, shape, count)
+        grid = tiling.choose_grid(plan, vectors, shape, count, sections)
         tiles = tiling.backward_tiles(plan, vectors, shape, grid)
         self.plan, self.dtype = plan, dtype
         self.by_steps = ("dy", *gradient_names(plan.graph)) if every else ("dy",)
         layout = backward_layout(plan, every)
-        chunk = tiling.backward_chunk(plan, vectors, shape)
+        chunk = tiling.backward_chunk(plan, vectors, shape, sections > 0)
         size, state = vectors.bytes, shape.B * shape.H * vectors.bytes
         inputs = len(plan.graph.input_maps)
         areas = {
@@ -246,12 +276,12 @@ class Backward(_Prepared):
             if direct is not None:
                 areas[f"carry_{number}"] = state
         self.zeros = _zeros(dtype, shape.B * shape.H + vectors.lanes)
-        fixed = {"chunk": chunk, "zeros": self.zeros.data_ptr()}
-        aligned, pause = shape.aligned(vectors), engine.machine().pause
+        fixed = {"chunk": chunk, "sections": sections, "zeros": self.zeros.data_ptr()}
+        form = Form(shape.aligned(vectors), projected, sections > 0, every=every)
+        pause = engine.machine().pause
         super().__init__(
-            layout, shape, fixed, areas, grid,
-            f"backward {projected} {every} {aligned} {vectors} {tiles} {_signature(plan.graph)}",
-            lambda: _backward_text(plan, vectors, tiles, aligned, projected, every, pause),
+            layout, shape, fixed, areas, grid, f"backward {form} {vectors} {tiles} {_signature(plan.graph)}",
+            lambda: _backward_text(plan, vectors, tiles, form, pause),
         )  # fmt: skip
 
     def __call__(
@@ -262,6 +292,7 @@ class Backward(_Prepared):
         by_steps: Sequence[Tensor | None],
         dfinal: Sequence[Tensor | None],
         need_dx: bool,
+        ends: Ends | None,
     ) -> tuple[Tensor, tuple[Tensor, ...], tuple[Tensor, ...], tuple[Tensor, ...]]:
         """Run: gradients of the input, the weights, the vector weights and the initial states."""
         shape, place, words = self.shape, self.place, self.words()
@@ -277,6 +308,8 @@ class Backward(_Prepared):
         dx = operands.x.new_empty(0)
         if need_dx:
             dx = output(shape.T, shape.B, shape.I, self.dtype)
+            if ends is not None:
+                dx.zero_()
             set_sequence(words, place, "dx", dx, reverse)
             words[place["need_dx"]] = 1
         dweights = tuple(torch.empty_like(weight) for weight in operands.weights)
@@ -294,7 +327,7 @@ class Backward(_Prepared):
             words[place[f"first_{number}"]] = state.data_ptr()
             words[place[f"dfinal_{number}"]] = zeros if last is None else last.data_ptr()
             words[place[f"dfirst_{number}"]] = dfirst[number].data_ptr()
-        self.run(words)
+        self.run(words, ends, reverse)
         return dx, dweights, dvectors, dfirst
 
 
@@ -388,9 +421,10 @@ def forward(
     count: int,
     training: bool,
     every: bool = False,
+    sections: int = 0,
 ) -> Forward:
     """The forward call of a cell for the sizes of ``Shape`` on so many threads, made ready."""
-    return Forward(graph, dtype, Shape(*sizes), count, training, every)
+    return Forward(graph, dtype, Shape(*sizes), count, training, every, sections)
 
 
 @lru_cache(maxsize=1024)
@@ -400,6 +434,36 @@ def backward(
     sizes: tuple[int, int, int, int, int, bool],
     count: int,
     every: bool = False,
+    sections: int = 0,
 ) -> Backward:
     """The backward call of a cell for the sizes of ``Shape`` on so many threads, made ready."""
-    return Backward(graph, dtype, Shape(*sizes), count, every)
+    return Backward(graph, dtype, Shape(*sizes), count, every, sections)
+
+
+@lru_cache(maxsize=64)
+def running_rows(ends: Ends, steps: int, reverse: bool) -> np.ndarray:
+    """How many rows of each section are run at each step, from its first row: ``[sections, T]`` of int64.
+
+    Steps are counted as they are run.
+    """
+    left = np.array(ends.lengths)[:, None] > np.arange(steps)
+    if reverse:
+        # the step behind the end is run too: there the gradient by the first state that is handed on is found
+        left[:, 1:] |= left[:, :-1].copy()
+        left = left[:, ::-1]
+    batch, counts = len(ends.lengths), np.zeros((ends.sections, steps), np.int64)
+    for section in range(ends.sections):
+        stop = batch * (section + 1) // ends.sections
+        counts[section] = left[batch * section // ends.sections : stop].sum(0)
+    return counts
+
+
+def row_order(lengths: Sequence[int], sections: int) -> list[int]:
+    """The rows dealt out to sections, one a group of threads: lengths fall within each, all do as much."""
+    batch = len(lengths)
+    sizes = [batch * (section + 1) // sections - batch * section // sections for section in range(sections)]
+    dealt: list[list[int]] = [[] for _ in range(sections)]
+    for row in sorted(range(batch), key=lambda row: -lengths[row]):
+        rest = (section for section in range(sections) if len(dealt[section]) < sizes[section])
+        dealt[min(rest, key=lambda section: len(dealt[section]))].append(row)
+    return [row for rows in dealt for row in rows]

@@ -12,7 +12,7 @@ LINE_WORDS = 8
 """Words between the counters of two barriers, so that each has a cache line of its own."""
 
 SIZES = ("T", "B", "H", "I", "P")
-GRID = (*SIZES, "row_groups", "column_groups", "chunk")
+GRID = (*SIZES, "row_groups", "column_groups", "sections", "chunk")
 SYSTEM = ("thread_number", "thread_count", "yield", "barriers", "status")
 
 
@@ -57,6 +57,25 @@ class Tiles:
 
 
 @dataclass(frozen=True)
+class Form:
+    """What else a kernel's code depends on.
+
+    Attributes:
+        aligned: whether ``H``, ``I`` and ``P`` are whole numbers of vectors.
+        projected: whether the output is projected from ``H`` to ``P``; ``P`` is ``H`` otherwise.
+        ragged: whether rows end at different steps.
+        training: forward, whether what the gradient needs is kept.
+        every: backward, whether there are gradients by all values of all states.
+    """
+
+    aligned: bool
+    projected: bool
+    ragged: bool
+    training: bool = False
+    every: bool = False
+
+
+@dataclass(frozen=True)
 class Layout:
     """What a kernel is given, and where values of a step stand.
 
@@ -96,7 +115,7 @@ def forward_layout(plan: Schedule, training: bool) -> ForwardLayout:
     elsewhere = {*saved, *graph.results}
     crossing = {node for stage in plan.forward for node in stage.crossing}
     pointers = ["x", "y", "w_ih", "w_hh", "b_ih", "b_hh", "w_hr", "zeros", "maps", "packed_ih", "packed_hr"]
-    pointers += ["saved", "work", "means", "hidden"]
+    pointers += ["saved", "work", "means", "hidden", "running"]
     pointers += [f"packed_{number}" for number in range(len(plan.groups))]
     pointers += [f"vector_{number}" for number in range(len(graph.vector_weights))]
     pointers += [f"mask_{number}" for number in range(len(graph.masks))]
@@ -155,7 +174,7 @@ def backward_layout(plan: Schedule, every: bool) -> BackwardLayout:
     runs = tuple(_runs(plan, number) for number in range(len(plan.groups)))
     pointers = ["x", "y", "dy", "w_ih", "w_hh", "saved", "adjoints", "work", "means", "zeros"]
     pointers += ["dx", "dw_ih", "dw_hh", "db_ih", "db_hh", "packed_ih"]
-    pointers += ["w_hr", "dw_hr", "packed_hr", "hidden", "projected"]
+    pointers += ["w_hr", "dw_hr", "packed_hr", "hidden", "projected", "running"]
     pointers += [run.name for group in runs for run in group]
     for vector in range(len(graph.vector_weights)):
         pointers += [f"vector_{vector}", f"dvector_{vector}"]

@@ -12,7 +12,7 @@ from torch import Tensor
 from gatewright.backends.call import Call
 from gatewright.backends.cpu import engine, launch, threads
 from gatewright.backends.cpu.tiling import Shape
-from gatewright.backends.sequence import Operands, Pass, operands_of, records_gradient
+from gatewright.backends.sequence import Ends, Operands, Pass, operands_of, records_gradient
 from gatewright.compiler.graph import Graph
 from gatewright.compiler.schedule import schedule
 
@@ -64,6 +64,7 @@ def forward_pass(
     training: bool,
     every: bool = False,
     y: Tensor | None = None,
+    ends: Ends | None = None,
 ) -> Pass:
     """Run the forward kernel.
 
@@ -74,14 +75,21 @@ def forward_pass(
         training: keep what the gradient needs.
         every: give the states of every step.
         y: where the output is to stand, ``[T, B, P]``, or None.
+        ends: of rows that the masks hold behind them, or None.
 
     Returns:
         Output, final states and what was kept.
     """
     if 0 in operands.x.shape[:2]:
         return _empty_pass(graph, operands, training, every)
-    prepared = launch.forward(*_key(graph, operands), training, every)
-    return Pass(*prepared(reverse, readable(operands), y))
+    prepared = launch.forward(*_key(graph, operands), training, every, ends.sections if ends else 0)
+    return Pass(*prepared(reverse, readable(operands), y, ends))
+
+
+def row_order(graph: Graph, operands: Operands, lengths: Sequence[int]) -> tuple[list[int], int]:
+    """The order of rows in which most can be left out behind their ends, and its sections."""
+    sections = launch.forward(*_key(graph, operands), False).grid.row_groups
+    return launch.row_order(lengths, sections), sections
 
 
 def output(graph: Graph, operands: Operands) -> Tensor:
@@ -114,6 +122,7 @@ def backward_pass(
     gradients: Sequence[Tensor | None],
     need_dx: bool,
     every: bool = False,
+    ends: Ends | None = None,
 ) -> Operands:
     """Run the backward kernel.
 
@@ -125,6 +134,7 @@ def backward_pass(
         gradients: by the output and by the final states; None for zero.
         need_dx: whether the gradient by the input is wanted.
         every: the gradients are not by the final states but by all values of those that are no output.
+        ends: as in the forward pass.
 
     Returns:
         The gradients by the operands; that by ``x`` is empty when it is not wanted, and there are gradients
@@ -140,9 +150,9 @@ def backward_pass(
         zero = [torch.zeros_like(tensor) for tensor in (operands.x, *operands.weights, *operands.vectors)]
         return Operands.of([*zero, *first], len(operands.vectors), 0)
     dfinal = [None if d is None else _plain(d) for d in dfinal]
-    prepared = launch.backward(*key, every)
+    prepared = launch.backward(*key, every, ends.sections if ends else 0)
     by_steps = [_by_steps(d) for d in (dy, *devery)]
-    return Operands(*prepared(reverse, operands, found, by_steps, dfinal, need_dx))
+    return Operands(*prepared(reverse, operands, found, by_steps, dfinal, need_dx, ends))
 
 
 def _by_steps(gradient: Tensor | None) -> Tensor | None:

@@ -113,6 +113,10 @@ class Code:
         """The smaller of two i64."""
         return self.call("i64", "llvm.smin.i64", ("i64", str(a)), ("i64", str(b)))
 
+    def maximum_int(self, a: str | int, b: str | int) -> str:
+        """The larger of two i64."""
+        return self.call("i64", "llvm.smax.i64", ("i64", str(a)), ("i64", str(b)))
+
     def compare_int(self, condition: str, a: str | int, b: str | int) -> str:
         """A comparison of i64, such as ``slt``."""
         return self.value(f"icmp {condition} i64 {a}, {b}")
@@ -127,7 +131,7 @@ class Code:
             return pointer
         return self.value(f"getelementptr inbounds {self.vectors.element}, ptr {pointer}, i64 {offset}")
 
-    def word(self, pointer: str, index: int) -> str:
+    def word(self, pointer: str, index: str | int) -> str:
         """Pointer to a 64-bit word of an array of words."""
         return self.value(f"getelementptr inbounds i64, ptr {pointer}, i64 {index}")
 

@@ -59,14 +59,28 @@ class Grid:
         return self.row_groups * self.column_groups
 
 
-def choose_grid(plan: Schedule, vectors: Vectors, shape: Shape, threads: int) -> Grid:
-    """The grid with the shortest estimated call."""
+def choose_grid(plan: Schedule, vectors: Vectors, shape: Shape, threads: int, sections: int = 0) -> Grid:
+    """The grid with the shortest estimated call.
+
+    Args:
+        plan: of the cell.
+        vectors: of the machine.
+        shape: of the call.
+        threads: that there are.
+        sections: in which rows that end later stand first, one for each group of rows, or all for one group;
+            0 where all end together.
+
+    Returns:
+        The grid.
+    """
     grids = [
         Grid(rows, count // rows)
         for count in range(1, threads + 1)
         for rows in range(1, min(count, shape.B) + 1)
         if count % rows == 0
     ]
+    if sections:
+        grids = [grid for grid in grids if grid.row_groups in (1, sections)]
     return min(grids, key=lambda grid: (_cycles(plan, vectors, shape, grid), grid.threads))
 
 
@@ -151,7 +165,11 @@ def forward_chunk(plan: Schedule, vectors: Vectors, shape: Shape, grid: Grid) ->
     return max(1, min(shape.T, FORWARD_CHUNK * grid.threads // step))
 
 
-def backward_chunk(plan: Schedule, vectors: Vectors, shape: Shape) -> int:
-    """Steps whose weight gradients are computed at once; two at least, as a step reads the one behind it."""
+def backward_chunk(plan: Schedule, vectors: Vectors, shape: Shape, ragged: bool = False) -> int:
+    """Steps whose weight gradients are computed at once; two at least, as a step reads the one behind it.
+
+    Where rows end at different steps a chunk has about half as many tokens, and so is twice as long.
+    """
     step = shape.B * len(plan.segments) * shape.H * vectors.bytes
-    return max(2, min(shape.T, max(BACKWARD_CHUNK // step, -(-FEWEST_TOKENS // shape.B))))
+    steps = max(BACKWARD_CHUNK // step, -(-FEWEST_TOKENS // shape.B)) * (2 if ragged else 1)
+    return max(2, min(shape.T, steps))

@@ -6,7 +6,7 @@ gradient, so that none is summed twice and the sums do not depend on how many th
 
 from __future__ import annotations
 
-from gatewright.backends.cpu.kernel import Kernel
+from gatewright.backends.cpu.kernel import Kernel, Section
 from gatewright.compiler.schedule import Segment
 
 
@@ -61,6 +61,25 @@ class WeightGradients:
 
     def add(self, start: str, steps: str) -> None:
         """Add what the steps of a chunk contribute."""
+        kernel = self._kernel
+        if not kernel.ragged:
+            self._add(start, steps, "0", kernel.word["B"])
+            return
+        with kernel.code.loop("0", kernel.word["sections"]) as loop:
+            first, last = kernel.share(kernel.word["B"], loop.index, kernel.word["sections"])
+            _, stop = kernel.running_in(start, steps)(Section(loop.index, first, last))
+            self._add(start, steps, first, kernel.code.subtract_int(stop, first))
+
+    def _add(self, start: str, steps: str, row: str, rows: str) -> None:
+        """Add what some rows contribute at the steps of a chunk.
+
+        Args:
+            start: the first step.
+            steps: how many.
+            row: the first row.
+            rows: how many.
+        """
+        self._tokens = row, rows
         code, word, hidden = self._kernel.code, self._kernel.word, self._kernel.word["H"]
         begins = code.compare_int("eq", start, 0)
         skipped = code.choose(begins, "i64", "1", "0")
@@ -128,9 +147,11 @@ class WeightGradients:
         """
         code, word = self._kernel.code, self._kernel.word
         (a, a_step, a_row), (b, b_step, b_row) = left, right
+        own, batch = self._tokens
+        a, b = (code.at(p, code.multiply_int(own, stride)) for p, stride in ((a, a_row), (b, b_row)))
         first, stop = self._slice(rows)
-        few = code.compare_int("slt", word["B"], steps)
-        outer, inner = (code.choose(few, "i64", x, y) for x, y in ((word["B"], steps), (steps, word["B"])))
+        few = code.compare_int("slt", batch, steps)
+        outer, inner = (code.choose(few, "i64", x, y) for x, y in ((batch, steps), (steps, batch)))
         a_outer, a_inner = (code.choose(few, "i64", x, y) for x, y in ((a_row, a_step), (a_step, a_row)))
         b_outer, b_inner = (code.choose(few, "i64", x, y) for x, y in ((b_row, b_step), (b_step, b_row)))
         size = code.multiply_int(word[rows], word[columns])
@@ -160,13 +181,22 @@ class WeightGradients:
     def _column_sums(self, steps: str) -> None:
         code, word = self._kernel.code, self._kernel.word
         first, stop = self._slice()
-        tokens = code.multiply_int(steps, word["B"])
+        row, rows = self._tokens
         for number, target in self._sum_targets():
             a = code.at(word["adjoints"], code.multiply_int(word["H"], number))
-            code.do(
-                f"call void @column_sum(ptr {a}, i64 {self._row}, i64 {tokens}, ptr {target}, "
-                f"i64 {first}, i64 {stop})"
-            )
+
+            def add(a: str, tokens: str, target: str = target) -> None:
+                code.do(
+                    f"call void @column_sum(ptr {a}, i64 {self._row}, i64 {tokens}, ptr {target}, "
+                    f"i64 {first}, i64 {stop})"
+                )
+
+            if not self._kernel.ragged:
+                add(a, code.multiply_int(steps, rows))
+                continue
+            a = code.at(a, code.multiply_int(row, self._row))
+            with code.loop("0", steps) as loop:
+                add(code.at(a, code.multiply_int(loop.index, self._slot)), rows)
 
     def finish(self) -> None:
         """Where an input map and a recurrent map have one adjoint, their biases have one gradient."""
