@@ -29,6 +29,7 @@ from gatewright.layers.marks import Lengths, Marks, read_marks
 from gatewright.layers.options import LayerOptions, cell_with, read_options, variant
 from gatewright.layers.parameters import Parameters
 from gatewright.layers.state import State
+from gatewright.layers.stream import Stream
 
 _ORDER = "arguments stand in torch.nn's order; pass options by name"
 
@@ -458,6 +459,30 @@ class Recurrent(nn.Module):
         """
         self._check_streams("chunk")
         return self(x, state)
+
+    def stream(self, batch: int = 1, weights: torch.dtype | None = None) -> Stream:
+        """The layer fed step by step with the lowest latency, for inference.
+
+        Args:
+            batch: how many rows.
+            weights: torch.bfloat16 to keep them in half the memory, on the CPU.
+
+        Returns:
+            A function of one step that keeps the state, see ``Stream``.
+
+        Raises:
+            InputError: a layer of both directions, or weights of another dtype.
+        """
+        return Stream(self, batch, weights)
+
+    def step_calls(self, state: State) -> list[Call]:
+        """The call of each layer for one step, from a state."""
+        expected, calls = self._expectation(), []
+        data = torch.zeros(1, state.batch, self.input_size, dtype=expected.dtype, device=expected.device)
+        for layer in range(self.num_layers):
+            calls += self._calls(data, state.tensors, layer, None, Marks(), False)
+            data = data.new_zeros(1, state.batch, self.output_size)
+        return calls
 
     def _check_streams(self, what: str) -> None:
         if self.bidirectional:

@@ -28,8 +28,9 @@ class _Forward(Kernel):
 
     def emitted(self, pause: str) -> str:
         code, word = self.code, self.word
-        self._pack()
-        self.barrier("all")
+        with code.when(code.compare_int("eq", word["ready"], 0)):
+            self._pack()
+            self.barrier("all")
         with code.loop("0", word["T"], word["chunk"]) as chunks:
             steps = code.minimum_int(code.subtract_int(word["T"], chunks.index), word["chunk"])
             with self.own_rows(self.running_in(chunks.index, steps)):
@@ -42,7 +43,9 @@ class _Forward(Kernel):
             width = self.width(state)
             self.copy(self.history(state, last), Place(word[f"final_{state}"], word[width]), width)
         functions = [
-            product_function(self.vectors, self.declarations, self.tiles.product, self.aligned),
+            product_function(
+                self.vectors, self.declarations, self.tiles.product, self.aligned, self.form.short
+            ),
             pack_columns_function(self.vectors, self.declarations, self.aligned),
             pack_rows_function(self.vectors, self.declarations, self.aligned),
         ]
@@ -82,7 +85,7 @@ class _Forward(Kernel):
 
         def call(a: str, a_row: str, rows: str, c: str, c_row: str) -> None:
             with code.loop("0", count) as maps:
-                packed = code.at(word["packed_ih"], code.multiply_int(maps.index, size))
+                packed = code.weight_at(word["packed_ih"], code.multiply_int(maps.index, size))
                 target = code.at(c, code.multiply_int(maps.index, word["H"]))
                 code.do(
                     f"call void @product(ptr {a}, i64 {a_row}, i64 {rows}, ptr {packed}, i64 {word['I']}, "
@@ -142,7 +145,8 @@ class _Forward(Kernel):
         code, word, tile = self.code, self.word, self.tiles.projection
 
         def terms(panel: str, row: str) -> list[Term]:
-            packed = code.at(word["packed_hr"], code.multiply_int(panel, panel_size(code, tile, word["H"])))
+            offset = code.multiply_int(panel, panel_size(code, tile, word["H"]))
+            packed = code.weight_at(word["packed_hr"], offset)
             return [Term(self.left_rows(hidden, row, tile), packed, word["H"], 0, 1)]
 
         def element(row: str, column: str, mask: str, room: str) -> None:
@@ -187,7 +191,7 @@ class _Forward(Kernel):
             for group_number in stage.groups:
                 group = self.plan.groups[group_number]
                 size = panel_size(code, tile.with_maps(len(group.maps)), word["P"])
-                packed = code.at(word[f"packed_{group_number}"], code.multiply_int(panel, size))
+                packed = code.weight_at(word[f"packed_{group_number}"], code.multiply_int(panel, size))
                 left = self.left_rows(self._in_memory(group.argument), row, tile)
                 found.append(Term(left, packed, word["P"], first, len(group.maps)))
                 first += len(group.maps)

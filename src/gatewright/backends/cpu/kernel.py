@@ -99,7 +99,7 @@ class Kernel:
         self.graph, self._mean_nodes = plan.graph, layout.means
         self.output = self.graph.state_index(self.graph.output)
         self.declarations: set[str] = set()
-        self.code = Code(vectors, self.declarations)
+        self.code = Code(vectors, self.declarations, form.short)
         self.names = layout.names
         self.word: dict[str, str] = {}
         are_pointers = {*SYSTEM, *layout.pointers}

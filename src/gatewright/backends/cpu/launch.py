@@ -69,6 +69,7 @@ class _Prepared:
         counters = 8 * LINE_WORDS * (1 + grid.row_groups)
         areas = {"barriers": counters, "status": _LINE} | areas
         self._cleared = counters + _LINE
+        self._areas = areas
         self._offsets: list[tuple[int, int]] = []
         size = 0
         for name, length in areas.items():
@@ -93,9 +94,25 @@ class _Prepared:
         """A new list of arguments with all that is known filled in."""
         return self._template[:]
 
+    def sizes(self) -> dict[str, int]:
+        """The bytes of the parts of the work space, by argument."""
+        return dict(self._areas)
+
     def source(self) -> str:
         """The kernel as LLVM's text."""
         return self._make()
+
+    def library(self) -> engine.Library:
+        """The kernel's code."""
+        if self._library is None:
+            self._library = engine.library(self._key, self._make)
+        return self._library
+
+    def lay_out(self, words: array[int], address: int) -> None:
+        """Say where the parts of a work space of ``size`` bytes are, and make it ready."""
+        for place, offset in self._offsets:
+            words[place] = address + offset
+        ctypes.memset(address, 0, self._cleared)
 
     def run(self, words: array[int], ends: Ends | None, reverse: bool) -> None:
         """Run the kernel in a work space of the pool.
@@ -107,26 +124,21 @@ class _Prepared:
         """
         # kept until the kernel has run: it reads them
         running = self._running(words, ends, reverse)
-        if self._library is None:
-            self._library = engine.library(self._key, self._make)
-        lease = memory.Lease(self.size)
-        address = lease.address
-        for place, offset in self._offsets:
-            words[place] = address + offset
-        ctypes.memset(address, 0, self._cleared)
+        library, lease = self.library(), memory.Lease(self.size)
+        self.lay_out(words, lease.address)
         count, waiting = self.grid.threads, self.grid.column_groups > 1
         if waiting and threads.crowded():
             # rows of the batch may stay divided: those threads do not wait for each other in a step
             count, waiting = self.grid.row_groups, False
             words[self._columns] = 1
-        done = threads.launch(self._library, words, count)
+        done = threads.launch(library, words, count)
         if count == 1:
             return
         status = _STATUS.from_address(words[self._status])
         if not done or status[0]:
             # fewer threads than asked for: the same work on one
             words[self._rows] = words[self._columns] = 1
-            threads.launch(self._library, words, 1)
+            threads.launch(library, words, 1)
         elif waiting:
             threads.note_waits(status[1])
         del running
@@ -166,6 +178,7 @@ class Forward(_Prepared):
         training: bool,
         every: bool,
         sections: int,
+        short: bool,
     ) -> None:
         plan, vectors = schedule(cell), engine.machine().vectors(ELEMENTS[dtype])
         graph, projected = plan.graph, shape.projected
@@ -197,7 +210,7 @@ class Forward(_Prepared):
             "history_mask": -1 if training or every else 1,
             "zeros": self.zeros.data_ptr(),
         }
-        form = Form(shape.aligned(vectors), projected, sections > 0, training)
+        form = Form(shape.aligned(vectors), projected, sections > 0, training, short=short)
         pause = engine.machine().pause
         super().__init__(
             layout, shape, fixed, areas, grid, f"forward {form} {vectors} {tiles} {_signature(graph)}",
@@ -225,10 +238,7 @@ class Forward(_Prepared):
                 words[place[name]] = history.data_ptr()
         set_sequence(words, place, "x", operands.x, reverse)
         set_sequence(words, place, "y", y, reverse)
-        for name, weight in zip(_WEIGHTS, operands.weights, strict=True):
-            words[place[name]] = weight.data_ptr()
-        for number, vector in enumerate(operands.vectors):
-            words[place[f"vector_{number}"]] = vector.data_ptr()
+        set_weights(words, place, operands)
         set_masks(words, place, self.plan, operands.masks, reverse)
         for number, state in enumerate(operands.states):
             words[place[f"first_{number}"]] = state.data_ptr()
@@ -358,6 +368,14 @@ def set_sequence(words: array[int], place: dict[str, int], name: str, tensor: Te
         words[place[f"{name}_row"]] = row
 
 
+def set_weights(words: array[int], place: dict[str, int], operands: Any) -> None:
+    """Weights and vector weights as arguments of a forward kernel."""
+    for name, weight in zip(_WEIGHTS, operands.weights, strict=True):
+        words[place[name]] = weight.data_ptr()
+    for number, vector in enumerate(operands.vectors):
+        words[place[f"vector_{number}"]] = vector.data_ptr()
+
+
 def set_masks(
     words: array[int], place: dict[str, int], plan: Schedule, masks: Sequence[Tensor], reverse: bool
 ) -> None:
@@ -422,9 +440,10 @@ def forward(
     training: bool,
     every: bool = False,
     sections: int = 0,
+    short: bool = False,
 ) -> Forward:
     """The forward call of a cell for the sizes of ``Shape`` on so many threads, made ready."""
-    return Forward(graph, dtype, Shape(*sizes), count, training, every, sections)
+    return Forward(graph, dtype, Shape(*sizes), count, training, every, sections, short)
 
 
 @lru_cache(maxsize=1024)

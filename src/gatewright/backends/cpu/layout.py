@@ -66,6 +66,7 @@ class Form:
         ragged: whether rows end at different steps.
         training: forward, whether what the gradient needs is kept.
         every: backward, whether there are gradients by all values of all states.
+        short: forward, whether packed weights are bfloat16.
     """
 
     aligned: bool
@@ -73,6 +74,7 @@ class Form:
     ragged: bool
     training: bool = False
     every: bool = False
+    short: bool = False
 
 
 @dataclass(frozen=True)
@@ -123,7 +125,7 @@ def forward_layout(plan: Schedule, training: bool) -> ForwardLayout:
         pointers += [f"first_{state}", f"history_{state}", f"final_{state}"]
     return ForwardLayout(
         pointers=tuple(pointers),
-        numbers=("x_step", "x_row", "y_step", "history_mask", *_mask_steps(graph)),
+        numbers=("x_step", "x_row", "y_step", "history_mask", "ready", *_mask_steps(graph)),
         work=tuple(sorted(node for node in crossing if node not in elsewhere)),
         saved=saved,
         means=tuple(node for stage in plan.forward for node in stage.means),

@@ -58,8 +58,8 @@ class Accumulators:
 
         def weights(place: str) -> dict[tuple[int, int], str]:
             return {
-                (block, index): code.load(
-                    code.at(place, ((index - term.first_map) * tile.blocks + block) * lanes)
+                (block, index): code.weights(
+                    code.weight_at(place, ((index - term.first_map) * tile.blocks + block) * lanes)
                 )
                 for index in range(term.first_map, term.first_map + term.maps)
                 for block in range(tile.blocks)
@@ -71,10 +71,10 @@ class Accumulators:
             self.values[key] = (
                 bias[key[1:]] if known == "zeroinitializer" else code.arithmetic("fadd", known, bias[key[1:]])
             )
-        panel = code.at(term.panel, width)
+        panel = code.weight_at(term.panel, width)
 
         def step(values: dict[tuple[int, int, int], str], index: str) -> None:
-            found = weights(code.at(panel, code.multiply_int(index, width)))
+            found = weights(code.weight_at(panel, code.multiply_int(index, width)))
             for row in range(tile.rows):
                 left = code.broadcast(code.at(term.rows[row], index))
                 for key in keys:
@@ -121,15 +121,17 @@ def edge_mask(code: Code, column: str, columns: str, aligned: bool) -> str:
 # -------------------------------------------------------------------- functions of a module
 
 
-def product_function(vectors: Vectors, declarations: set[str], tile: Tile, aligned: bool) -> str:
+def product_function(
+    vectors: Vectors, declarations: set[str], tile: Tile, aligned: bool, short: bool = False
+) -> str:
     """``product``: C[row, column] = A[row] · panels, for some rows and panels."""
-    code = Code(vectors, declarations)
+    code = Code(vectors, declarations, short)
     width, lanes = tile.width(vectors), vectors.lanes
     room = code.reserve(tile.rows * tile.blocks * lanes)
     last = code.subtract_int("%rows", 1)
     size = panel_size(code, tile, "%inner")
     with code.loop("%first", "%stop") as panels:
-        panel = code.at("%packed", code.multiply_int(panels.index, size))
+        panel = code.weight_at("%packed", code.multiply_int(panels.index, size))
         column = code.multiply_int(panels.index, width)
         with code.loop("0", "%rows", tile.rows) as rows:
             registers = Accumulators(code, tile)

@@ -40,10 +40,11 @@ class Code:
     Args:
         vectors: the vector type.
         declarations: intrinsics used so far, shared by the functions of a module.
+        short: whether packed weights are bfloat16.
     """
 
-    def __init__(self, vectors: Vectors, declarations: set[str]) -> None:
-        self.vectors = vectors
+    def __init__(self, vectors: Vectors, declarations: set[str], short: bool = False) -> None:
+        self.vectors, self._short = vectors, short
         self.lines: list[str] = []
         self._declarations = declarations
         self._count = 0
@@ -172,6 +173,22 @@ class Code:
         return self.value(
             f"call {kind} @{name}(ptr {pointer}, i32 {size}, {bits} {mask}, {kind} zeroinitializer)"
         )
+
+    def weight_at(self, pointer: str, offset: str | int) -> str:
+        """The pointer moved by so many packed weights."""
+        if not self._short or str(offset) == "0":
+            return self.at(pointer, offset)
+        return self.value(f"getelementptr inbounds i16, ptr {pointer}, i64 {offset}")
+
+    def weights(self, pointer: str) -> str:
+        """A vector of packed weights; bfloat16 is the upper half of a float."""
+        if not self._short:
+            return self.load(pointer)
+        lanes = self.vectors.lanes
+        halves = self.value(f"load <{lanes} x i16>, ptr {pointer}, align 2")
+        whole = self.value(f"zext <{lanes} x i16> {halves} to <{lanes} x i32>")
+        moved = self.value(f"shl <{lanes} x i32> {whole}, splat (i32 16)")
+        return self.value(f"bitcast <{lanes} x i32> {moved} to {self.vectors.type}")
 
     def store(self, vector: str, pointer: str, mask: str = "") -> None:
         """A vector to memory; lanes outside the mask are left as they are."""

@@ -106,7 +106,7 @@ def forward_tiles(plan: Schedule, vectors: Vectors, shape: Shape, grid: Grid) ->
     maps = [sum(len(plan.groups[number].maps) for number in stage.groups) for stage in plan.forward]
     return Tiles(
         stages=tuple(_stage_tile(vectors, shape, grid, count) for count in maps),
-        product=_long_tile(vectors, (shape.H,)),
+        product=_long_tile(vectors, (shape.H,), max(shape.T, shape.B)),
         sums=Tile(1, 1),
         projection=_stage_tile(vectors, shape, grid, 1, shape.P),
     )
@@ -146,11 +146,11 @@ def _stage_tile(vectors: Vectors, shape: Shape, grid: Grid, maps: int, columns: 
     return Tile(rows, wide, maps)
 
 
-def _long_tile(vectors: Vectors, columns: tuple[int, ...]) -> Tile:
-    most = _accumulators(vectors) // MOST_ROWS
+def _long_tile(vectors: Vectors, columns: tuple[int, ...], tokens: int = MOST_ROWS) -> Tile:
+    """The tile of a product over many tokens, or over few: a tile costs as much with one row as with all."""
+    rows = min(MOST_ROWS, _accumulators(vectors), 1 << max(0, tokens - 1).bit_length())
     blocks = -(-min(columns) // vectors.lanes)
-    rows = min(MOST_ROWS, _accumulators(vectors))
-    return Tile(rows, _blocks(blocks, most), 1)
+    return Tile(rows, _blocks(blocks, _accumulators(vectors) // rows), 1)
 
 
 def _blocks(count: int, most: int) -> int:

@@ -1,0 +1,149 @@
+"""A layer that is fed step by step, with as little as possible between the steps."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from gatewright.backends import dispatch
+from gatewright.backends.call import Call
+from gatewright.backends.cpu.steady import Steady
+from gatewright.errors import InputError
+from gatewright.layers.state import State
+
+if TYPE_CHECKING:
+    from gatewright.layers.recurrent import Recurrent
+
+
+class Stream:
+    """The steps of a layer, one after the other: ``y = stream(x)``.
+
+    The state stays in the stream and no gradient is recorded. On the CPU all memory is made and all weights
+    are packed beforehand: they are those of the moment, ``refresh`` takes them over anew. Elsewhere, and for
+    stacks with residual connections, norms between layers or heads, each step is ``layer.step``; ``fused``
+    says which.
+
+    Args:
+        layer: of one direction; it runs as in evaluation.
+        batch: how many rows.
+        weights: torch.bfloat16 to keep packed weights in half the memory, each within 2⁻⁸ of itself.
+
+    Attributes:
+        fused: whether steps run without the layer around them.
+    """
+
+    def __init__(self, layer: Recurrent, batch: int = 1, weights: torch.dtype | None = None) -> None:
+        layer._check_streams("stream")
+        self._layer, self._name = layer, type(layer).__name__
+        self._state = layer.make_state(batch).detach()
+        self._shape = torch.Size((batch, layer.input_size))
+        weight: Tensor = layer._weight("weight_ih_l0")
+        self._dtype, self._device = weight.dtype, weight.device
+        if weights not in (None, torch.bfloat16, self._dtype):
+            hint = "leave it out, or give torch.bfloat16"
+            raise InputError(
+                f"{self._name}: expected weights of the stream as None, received {weights}", hint
+            )
+        self._weights = weights
+        self._steps = self._steady(weights is torch.bfloat16)
+        self.fused = bool(self._steps)
+        if weights is torch.bfloat16 and not (self.fused and self._dtype is torch.float32):
+            hint = "leave out weights; gatewright.explain(layer, x) says why the CPU kernels do not run"
+            raise InputError(f"{self._name}: bfloat16 weights need the CPU kernels in float32", hint)
+        if self.fused:
+            first, *others = self._steps
+            self._words, self._place = first.words, first.x
+            for before, step in zip(self._steps, others, strict=False):
+                step.words[step.x] = before.y.data_ptr()
+            self._calls = [(step.enter, step.address) for step in self._steps]
+            self._y = self._steps[-1].y[0]
+
+    def _steady(self, short: bool) -> list[Steady]:
+        """The step of each layer, none where the kernels do not run them."""
+        layer, options = self._layer, self._layer.options
+        if options.residual or options.pre_norm or options.heads > 1 or layer.backend not in ("auto", "cpu"):
+            return []
+        training, steps = layer.training, []
+        layer.eval()
+        try:
+            with torch.no_grad():
+                for call in layer.step_calls(self._state):
+                    if not _is_fused(call):
+                        return []
+                    steps.append(Steady(call, short))
+        finally:
+            layer.train(training)
+        return steps
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """One step.
+
+        Args:
+            x: ``[B, I]``.
+
+        Returns:
+            The output, ``[B, H]``; in a fused stream the same tensor every time, so clone what is to stay.
+
+        Raises:
+            InputError: another shape, dtype or device.
+        """
+        if x.shape != self._shape or x.dtype is not self._dtype:
+            self._refuse(x)
+        if not self.fused:
+            return self._unfused(x)
+        if not x.is_contiguous() or x.is_neg():
+            x = x.resolve_neg().contiguous()
+        self._words[self._place] = x.data_ptr()
+        for enter, address in self._calls:
+            enter(address, 0)
+        return self._y
+
+    def _unfused(self, x: Tensor) -> Tensor:
+        training = self._layer.training
+        self._layer.eval()
+        try:
+            with torch.no_grad():
+                y, self._state = self._layer.step(x, self._state)
+        finally:
+            self._layer.train(training)
+        return y
+
+    def _refuse(self, x: Tensor) -> None:
+        received = f"{list(x.shape)} of {x.dtype}" if isinstance(x, Tensor) else type(x).__name__
+        message = f"{self._name}: a stream expected {list(self._shape)} of {self._dtype}, received {received}"
+        raise InputError(message, "make a stream for another batch with layer.stream(batch)")
+
+    @property
+    def state(self) -> State:
+        """A copy of the state behind the last step; may be set."""
+        if not self.fused:
+            return self._state.clone()
+        names = tuple(self._state)
+        values = [torch.stack(parts) for parts in zip(*(s.states for s in self._steps), strict=True)]
+        return State(dict(zip(names, values, strict=True)), self._state.cell)
+
+    @state.setter
+    def state(self, state: State) -> None:
+        self._state._check_same(state, rows_too=True)
+        if not self.fused:
+            self._state = state.detach().clone()
+            return
+        for layer, step in enumerate(self._steps):
+            for own, value in zip(step.states, state.tensors, strict=True):
+                own.copy_(value[layer].detach())
+
+    def reset(self) -> None:
+        """Begin anew, with the state that the layer begins with."""
+        self.state = self._layer.make_state(self._shape[0]).detach()
+
+    def refresh(self) -> None:
+        """Take over the layer's weights as they are now; the state stays."""
+        state = self.state
+        self.__init__(self._layer, self._shape[0], self._weights)
+        self.state = state
+
+
+def _is_fused(call: Call) -> bool:
+    return dispatch.route(call).backend.name == "cpu"
