@@ -29,7 +29,8 @@ from gatewright.compiler.schedule import schedule
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [
-    "README.md", "CONTRIBUTING.md", "docs/architecture.md", "docs/compiler.md", "docs/initialisation.md",
+    "README.md", "CONTRIBUTING.md", "docs/architecture.md", "docs/compiler.md", "docs/features.md",
+    "docs/initialisation.md", "docs/layers.md",
 ]  # fmt: skip
 BLOCK = re.compile(
     r"<!-- (?P<kind>runs|printed|emitted)(?:: (?P<expression>.+?))? -->\n+"
