@@ -9,7 +9,7 @@ NAMES = {
     # layers
     "GRU", "LSTM", "RNN", "Recurrent", "explain", "from_torch", "initialise", "kernel_source",
     # data
-    "Streams",
+    "State", "Streams",
     # memory
     "release_memory",
     # cells

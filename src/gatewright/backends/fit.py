@@ -12,11 +12,12 @@ _PLAIN = (torch.Tensor, torch.nn.Parameter)
 _NAMES = ("x", "weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr")
 
 
-def misfit(call: Call) -> str | None:
+def misfit(call: Call, compiling: bool = False) -> str | None:
     """What a kernel could not read as memory of the right size: it would not notice.
 
     Args:
         call: what is to run.
+        compiling: whether torch traces, so that tensors only stand for others.
 
     Returns:
         A sentence that names the tensor, or None.
@@ -34,7 +35,7 @@ def misfit(call: Call) -> str | None:
     for place, (tensor, shape) in enumerate(zip(tensors, shapes, strict=True)):
         if tensor is None:
             continue
-        plain = type(tensor) in _PLAIN and tensor.layout is torch.strided
+        plain = (compiling or type(tensor) in _PLAIN) and tensor.layout is torch.strided
         if plain and tensor.shape == shape and tensor.dtype is x.dtype and tensor.device == device:
             continue
         name = [

@@ -52,7 +52,7 @@ class GeneratedBackend(ABC):
             return "its kernels take dense sequences, the input is packed"
         if call.weights.weight_hr is not None:
             reason = self.projection_refusal(call)
-        reason = reason or misfit(call)
+        reason = reason or misfit(call, compiling)
         if compiling or reason is not None:
             return reason
         return following_refusal()

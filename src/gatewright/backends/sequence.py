@@ -209,8 +209,8 @@ def states_of(call: Call, y: Tensor, states: Sequence[Tensor]) -> tuple[Tensor, 
     """The states that a call gives, the output among those of every step."""
     if not call.every:
         return tuple(states)
-    others, output = iter(states), call.cell.graph.state_index(call.cell.graph.output)
-    return tuple(y if i == output else next(others) for i in range(len(call.states)))
+    others, graph = iter(states), call.cell.graph
+    return tuple([y if name == graph.output else next(others) for name in graph.states])
 
 
 def wanted(found: Operands, flat: Sequence[Tensor | None], need_dx: bool) -> list[Tensor | None]:

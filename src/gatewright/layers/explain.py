@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from gatewright.backends import dispatch
+from gatewright.backends.call import Call, transform_refusal
 from gatewright.errors import InputError
-from gatewright.layers.inputs import SequenceInput
+from gatewright.layers.inputs import SequenceInput, read_sequence, read_states
+from gatewright.layers.marks import read_marks
 from gatewright.layers.recurrent import Recurrent
 
 
@@ -27,7 +30,7 @@ def explain(layer: Recurrent, x: SequenceInput, **marked: Any) -> str:
     check_layer(layer, "explain")
     alike: dict[tuple[str, ...], list[str]] = {}
     names = []
-    for suffix, call, route in layer.routes(x, **marked):
+    for suffix, call, route in _routes(layer, x, marked):
         names.append(route.backend.name)
         lines = [f"    {line}" for line in route.backend.describe(call)]
         lines += [f"    not {name}: {reason}" for name, reason in route.refusals.items()]
@@ -55,7 +58,7 @@ def kernel_source(layer: Recurrent, x: SequenceInput, **marked: Any) -> str:
     """
     check_layer(layer, "kernel_source")
     alike: dict[tuple[str, str], list[str]] = {}
-    for suffix, call, route in layer.routes(x, **marked):
+    for suffix, call, route in _routes(layer, x, marked):
         text = route.backend.kernel_source(call)
         if not text:
             message = f"{suffix} runs on the backend {route.backend.name!r}, without generated code"
@@ -72,3 +75,32 @@ def check_layer(layer: object, function: str) -> None:
         )
         message = f"{function}: expected a recurrent layer of gatewright, received {type(layer).__name__}"
         raise InputError(message, hint)
+
+
+def _routes(
+    layer: Recurrent, x: SequenceInput, marked: dict[str, Any]
+) -> list[tuple[str, Call, dispatch.Route]]:
+    """For every layer and direction the suffix of its weights, its call for an input, and the backend."""
+    expected = layer.expectation()
+    sequence = read_sequence(x, expected)
+    states = read_states(None, sequence, expected, layer.initial_states())
+    said = {"masked": "hold", "all_states": False, "lengths": None, "mask": None, "resets": None} | marked
+    other = marked.keys() - {"masked", "all_states", "lengths", "mask", "resets"}
+    if other:
+        hint = "give what the layer would be called with"
+        expected.refuse(f"a layer is not called with {sorted(other)[0]!r}", hint)
+    marks = read_marks(said["lengths"], said["mask"], said["resets"], said["masked"], sequence, expected)
+    sequence, marks = layer.padded(sequence, marks, states)
+    data, routes = sequence.data, []
+    trained = any(parameter.requires_grad for parameter in layer.parameters())
+    for number in range(layer.num_layers):
+        calls = layer.layer_calls(data, states, number, sequence.batch_sizes, marks, said["all_states"])
+        for call in calls:
+            suffix = f"l{number}_reverse" if call.reverse else f"l{number}"
+            routes.append((suffix, call, dispatch.route(call, layer.backend)))
+        graded = data.requires_grad or trained
+        data = data.new_empty(*data.shape[:-1], layer.output_size * len(calls))
+        # what torch.func transforms may not be told; no kernel that asks runs there
+        if graded and transform_refusal() is None:
+            data.requires_grad_()
+    return routes

@@ -103,7 +103,7 @@ def read_marks(
     valid = None if mask is None else _read_flags("mask", mask, sequence, expected)
     if lengths is not None:
         limits = _read_lengths(lengths, sequence, expected)
-        within = torch.arange(len(sequence.data), device=limits.device).unsqueeze(1) < limits
+        within = torch.arange(sequence.data.shape[0], device=limits.device).unsqueeze(1) < limits
         valid = within if valid is None else valid & within
     begins = None if resets is None else _read_flags("resets", resets, sequence, expected)
     return Marks(valid, begins, _ends(valid, begins), masked == "zero")

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from functools import lru_cache
 from typing import Any, NoReturn, TypedDict
 
+import torch
+from torch import Tensor
+
+from gatewright.backends.call import transform_refusal
 from gatewright.compiler.graph import Graph
 from gatewright.compiler.interpret import GraphCell
 from gatewright.compiler.language import Cell
@@ -152,6 +157,28 @@ def cell_with(cell: Cell | GraphCell, options: Options) -> Cell | GraphCell:
     if options.activation or options.gate_activation:
         graph = with_activations(graph, options.activation or "tanh", options.gate_activation or "sigmoid")
     return GraphCell(normalised(graph) if options.layer_norm else graph)
+
+
+def random_mask(shape: tuple[int, ...], rate: float, like: Tensor) -> Tensor:
+    """Ones with a probability, else zeros, drawn by torch's generator.
+
+    On the CPU torch draws each number with 32 bits or more; sixteen make a probability right to 2⁻¹⁶, in a
+    quarter of the time.
+
+    Args:
+        shape: of the mask.
+        rate: the probability.
+        like: a tensor of the mask's dtype and device.
+
+    Returns:
+        The mask.
+    """
+    if like.device.type != "cpu" or torch.compiler.is_compiling() or transform_refusal():
+        return torch.bernoulli(like.new_full(shape, rate))
+    count = math.prod(shape)
+    bits = torch.empty(-(-count // 4), dtype=torch.int64, device="cpu").random_(-(2**63), None)
+    numbers = bits.view(torch.int16)[:count].view(shape)
+    return (numbers < round(rate * 2**16) - 2**15).to(like.dtype)
 
 
 @lru_cache(maxsize=512)

@@ -57,7 +57,7 @@ class Stream:
             self._words, self._place = first.words, first.x
             for before, step in zip(self._steps, others, strict=False):
                 step.words[step.x] = before.y.data_ptr()
-            self._calls = [(step.enter, step.address) for step in self._steps]
+            self.layer_calls = [(step.enter, step.address) for step in self._steps]
             self._y = self._steps[-1].y[0]
 
     def _steady(self, short: bool) -> list[Steady]:
@@ -96,7 +96,7 @@ class Stream:
         if not x.is_contiguous() or x.is_neg():
             x = x.resolve_neg().contiguous()
         self._words[self._place] = x.data_ptr()
-        for enter, address in self._calls:
+        for enter, address in self.layer_calls:
             enter(address, 0)
         return self._y
 
