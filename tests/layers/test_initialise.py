@@ -465,3 +465,12 @@ def test_computed_weights_are_refused():
 def test_only_layers_of_this_package_are_initialised(layer):
     with pytest.raises(gw.InputError, match="initialise: expected a recurrent layer of gatewright"):
         gw.initialise(layer, biases="zeros")
+
+
+def test_gates_with_layer_norm_get_their_bias_behind_the_norm():
+    """In front of a norm it would be taken out again."""
+    layer = gw.initialise(wide("lstm", layer_norm=True), forget_bias=2.0)
+    for suffix in suffixes(layer):
+        assert torch.equal(layer.get_parameter(f"vector_norm_x_f_bias_{suffix}"), torch.full((H,), 2.0))
+        assert not layer.get_parameter(f"vector_norm_u_f_bias_{suffix}").any()
+        assert not layer.get_parameter(f"vector_norm_x_i_bias_{suffix}").any()

@@ -300,6 +300,14 @@ def _write_gates(
     graph, hidden = layer.cell.graph, layer.hidden_size
     for name, sign in signs.items():
         value = sign * bias
+        normed = [f"vector_norm_{letter}_{name}_bias" for letter in "xu"]
+        if any(kind in parameters for kind in normed):
+            # a bias in front of a norm is taken out again: that behind it counts
+            for kind in normed:
+                if kind in parameters:
+                    parameters[kind].copy_(value.to(parameters[kind].dtype))
+                    value = torch.zeros_like(bias)
+            continue
         for kind, maps in (("bias_ih", graph.input_maps), ("bias_hh", graph.recurrent_maps)):
             if name in maps:
                 start = maps.index(name) * hidden

@@ -47,9 +47,10 @@ class Stream:
                 f"{self._name}: expected weights of the stream as None, received {weights}", hint
             )
         self._weights = weights
-        self._steps = self._steady(weights is torch.bfloat16)
+        short = weights is torch.bfloat16 and self._dtype is torch.float32
+        self._steps = self._steady(short)
         self.fused = bool(self._steps)
-        if weights is torch.bfloat16 and not (self.fused and self._dtype is torch.float32):
+        if weights is torch.bfloat16 and not (self.fused and short):
             hint = "leave out weights; gatewright.explain(layer, x) says why the CPU kernels do not run"
             raise InputError(f"{self._name}: bfloat16 weights need the CPU kernels in float32", hint)
         if self.fused:
