@@ -47,9 +47,9 @@ class Call:
         reverse: run from the last step to the first; outputs stand where their inputs stand.
         batch_sizes: for a packed sequence, how many rows are active at each step, never growing.
         recompute: keep outputs only for the gradient, and compute the rest again; no effect where torch
-            traces.
-        masks: in the order of the graph's: ``[T, B]``, ``[B, H]`` or ``[T, B, H]`` by their kind; of dense
-            sequences only.
+            traces or torch.func transforms.
+        masks: in the order of the graph's: ``[T, B]``, ``[B, H]`` or ``[T, B, H]`` by their kind; of a packed
+            sequence too, where the rows of a step are the first ones.
         lengths: behind so many steps of each row the masks hold its states, so that a backend need not run
             them; a backend may ignore it.
         every: give the states of every step instead of the final ones.

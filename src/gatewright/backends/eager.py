@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from gatewright.backends import heads
-from gatewright.backends.call import Call, Result
+from gatewright.backends.call import Call, Result, transform_refusal
 from gatewright.compiler.graph import Graph
 from gatewright.compiler.interpret import GraphCell
 
@@ -40,7 +40,8 @@ class EagerBackend:
         return heads.apart(call, self._run_dense)
 
     def _run_dense(self, call: Call) -> Result:
-        if call.recompute and torch.is_grad_enabled():
+        # torch.func cannot transform what is computed again
+        if call.recompute and torch.is_grad_enabled() and transform_refusal() is None:
             return checkpoint(self._run_unchanged, call, _versions(call), use_reentrant=False)  # pyright: ignore[reportReturnType]
         return self._run(call)
 
@@ -69,7 +70,7 @@ class EagerBackend:
             old = [state[:rows] for state in states]
             if call.masks:
                 assert isinstance(call.cell, GraphCell)
-                new = list(call.cell.step(x, recurrent, vectors, old, _masks_at(call, t)))
+                new = list(call.cell.step(x, recurrent, vectors, old, _masks_at(call, t, rows)))
             else:
                 new = list(call.cell.step(x, recurrent, vectors, old))
             if weights.weight_hr is not None:
@@ -77,7 +78,7 @@ class EagerBackend:
             outputs[t] = new[output]
             # rows that have ended, or in reverse have not begun, keep their state
             states = [
-                n if rows == len(state) else torch.cat([n, state[rows:]])
+                n if rows == state.shape[0] else torch.cat([n, state[rows:]])
                 for n, state in zip(new, states, strict=True)
             ]
             every.append(states)
@@ -100,12 +101,13 @@ def _versions(call: Call) -> list[int]:
     return [tensor._version for tensor in tensors if tensor is not None and not tensor.is_inference()]
 
 
-def _masks_at(call: Call, step: int) -> list[Tensor]:
-    """The masks of a step, each as it is spread over ``[B, H]``."""
+def _masks_at(call: Call, step: int, rows: int) -> list[Tensor]:
+    """The masks of a step's rows, each as it is spread over ``[B, H]``."""
     kinds = (kind for kind, _ in call.cell.graph.masks)
-    steps = {"row_mask": lambda m: m[step].unsqueeze(-1), "step_mask": lambda m: m[step]}
+    steps = {"row_mask": lambda m: m[step, :rows].unsqueeze(-1), "step_mask": lambda m: m[step, :rows]}
     return [
-        steps[kind](mask) if kind in steps else mask for kind, mask in zip(kinds, call.masks, strict=True)
+        steps[kind](mask) if kind in steps else mask[:rows]
+        for kind, mask in zip(kinds, call.masks, strict=True)
     ]
 
 

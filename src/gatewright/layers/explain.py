@@ -94,7 +94,9 @@ def _routes(
     data, routes = sequence.data, []
     trained = any(parameter.requires_grad for parameter in layer.parameters())
     for number in range(layer.num_layers):
-        calls = layer.layer_calls(data, states, number, sequence.batch_sizes, marks, said["all_states"])
+        calls = layer.layer_calls(
+            data, states, number, sequence.batch_sizes, marks, said["all_states"], draw=False
+        )
         for call in calls:
             suffix = f"l{number}_reverse" if call.reverse else f"l{number}"
             routes.append((suffix, call, dispatch.route(call, layer.backend)))

@@ -59,7 +59,8 @@ class Marks(NamedTuple):
         assert self.resets is not None
         resets = self.resets.to(dtype)
         if reverse:
-            resets = torch.cat([resets[1:], torch.zeros_like(resets[:1])])
+            # lengthened first: a tracer could not tell T - 1 from 1
+            resets = torch.cat([resets, resets.new_zeros(1, resets.shape[1])])[1:]
         return resets
 
 

@@ -53,17 +53,11 @@ class Recurrent(Stack):
         """A packed sequence padded, where kernels of ours run it then; as it is where only torch's do."""
         if sequence.packed is None:
             return sequence, marks
-        expected, options = self.expectation(), self.options
-        drawn = self.training and (options.recurrent_dropout or options.zoneout)
-        if self.proj_size and drawn:
-            expected.refuse("zoneout with proj_size takes no PackedSequence", "give sequences of one length")
-        if self.proj_size or (self._backend == "torch" and not drawn):
+        if self.proj_size or self._backend in ("torch", "eager"):
             return sequence, marks
         padded, lengths = sequence.padded()
-        marks = read_marks(lengths, None, None, "hold", padded, expected)
-        if drawn or self._backend == "eager":
-            return padded, marks
-        calls = self.layer_calls(padded.data, states, 0, None, marks, False)
+        marks = read_marks(lengths, None, None, "hold", padded, self.expectation())
+        calls = self.layer_calls(padded.data, states, 0, None, marks, False, draw=False)
         backends = {dispatch.route(call, "auto").backend.name for call in calls}
         return (padded, marks) if backends <= {"cpu", "gpu"} else (sequence, Marks())
 

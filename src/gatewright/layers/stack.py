@@ -167,13 +167,13 @@ class Stack(nn.Module):
         vectors = tuple(f"vector_{name}_l{layer}{suffix}" for name in self._cell.graph.vector_weights)
         return tuple(f"{name}_l{layer}{suffix}" if name in shapes else None for name in maps), vectors
 
-    def _weights(self, layer: int, suffix: str) -> Weights:
+    def _weights(self, layer: int, suffix: str, draw: bool) -> Weights:
         maps, vectors = self._names[layer, suffix]
         weights = Weights(*[None if name is None else self._weight(name) for name in maps])  # type: ignore[arg-type]
         if vectors:
             names = self._cell.graph.vector_weights
             weights.vectors = dict(zip(names, map(self._weight, vectors), strict=True))
-        if self.options.weight_drop and self.training and weights.weight_hh is not None:
+        if draw and self.options.weight_drop and self.training and weights.weight_hh is not None:
             weights.weight_hh = F.dropout(weights.weight_hh, self.options.weight_drop)
         return weights
 
@@ -217,8 +217,22 @@ class Stack(nn.Module):
         sizes: tuple[int, ...] | None,
         marks: Marks,
         every: bool,
+        draw: bool = True,
     ) -> list[Call]:
-        """The calls of one layer, one a direction."""
+        """The calls of one layer, one a direction.
+
+        Args:
+            data: its input.
+            states: the initial states, ``[L·D, B, ·]`` each.
+            layer: its number.
+            sizes: of a packed sequence.
+            marks: which steps count, and where sequences begin.
+            every: whether the states of every step are wanted.
+            draw: whether they are to be run: if not, what is drawn at random is left out.
+
+        Returns:
+            The calls.
+        """
         options, calls = self.options, []
         cell: Cell | GraphCell = self._cell
         resets = "" if marks.resets is None else "first" if options.train_initial_state else "zero"
@@ -227,11 +241,12 @@ class Stack(nn.Module):
             cell = self._variant(self.training, marks.valid is not None, resets)
         for direction in range(self._directions):
             row, reverse = layer * self._directions + direction, bool(direction)
-            weights = self._weights(layer, "_reverse" if reverse else "")
+            weights = self._weights(layer, "_reverse" if reverse else "", draw)
             first = tuple([state[row] for state in states])
             call = Call(cell, data, weights, first, reverse, sizes, options.recompute)
             if cell is not self._cell:
-                call.masks = tuple([self._mask(name, data, marks, reverse) for _, name in cell.graph.masks])
+                names = [name for _, name in cell.graph.masks]
+                call.masks = tuple([self._mask(name, data, marks, reverse, sizes, draw) for name in names])
                 call.lengths = marks.lengths
             if resets == "first":
                 own = self.initial_states() or []
@@ -248,15 +263,26 @@ class Stack(nn.Module):
     # as torch.compiler.assume_constant_result does, which would load torch's tracer
     _variant._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
-    def _mask(self, name: str, data: Tensor, marks: Marks, reverse: bool) -> Tensor:
-        """A mask of a call: drawn, or what the caller marked."""
-        steps, batch = data.shape[:2]
-        if name == "recurrent_dropout":
-            return F.dropout(data.new_ones(batch, self.hidden_size), self.options.recurrent_dropout)
-        if name.startswith("zoneout_"):
-            rate = self.options.zoneout[name.removeprefix("zoneout_")]
-            return random_mask((steps, batch, self.hidden_size), rate, data)
-        return marks.of_direction(name, reverse, data.dtype)
+    def _mask(
+        self,
+        name: str,
+        data: Tensor,
+        marks: Marks,
+        reverse: bool,
+        sizes: tuple[int, ...] | None,
+        draw: bool,
+    ) -> Tensor:
+        """A mask of a call: what the caller marked, or drawn."""
+        if name in ("valid", "reset"):
+            return marks.of_direction(name, reverse, data.dtype)
+        steps, batch = data.shape[:2] if sizes is None else (len(sizes), sizes[0])
+        state = name.removeprefix("zoneout_") if name.startswith("zoneout_") else None
+        shape = (batch, self.hidden_size) if state is None else (steps, batch, self.hidden_size)
+        if not draw:
+            return data.new_zeros(shape)
+        if state is None:
+            return F.dropout(data.new_ones(shape), self.options.recurrent_dropout)
+        return random_mask(shape, self.options.zoneout[state], data)
 
     def run_layer(self, calls: Sequence[Call]) -> tuple[Tensor, list[tuple[Tensor, ...]]]:
         """The output of a layer, and the states that each direction gives."""
