@@ -4,6 +4,7 @@
 # pyright: reportArgumentType=false
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -541,6 +542,10 @@ def lone(x, w, h):
     return z * h + (1 - z) * gw.tanh(x.n)
 
 
+# names that the signature does not have
+MISSPELT: dict[str, Any] = {"zone_out": 0.5}
+PROJECTED: dict[str, Any] = {"proj_size": 2}
+
 RATES = ("recurrent_dropout", "zoneout", "weight_drop", "variational_dropout")
 FLAG_OPTIONS = ("recompute", "layer_norm", "residual", "pre_norm", "train_initial_state")
 OPTIONS = {
@@ -597,7 +602,7 @@ OPTIONS = {
         for name, value in (("recurrent_dropout", 0.5), ("zoneout", 0.5), ("heads", 2))
     },
     "unknown_option": (
-        lambda: gw.GRU(3, 5, **{"zone_out": 0.5}),
+        lambda: gw.GRU(3, 5, **MISSPELT),
         "GRU: no option named 'zone_out'",
         "the options are recompute, recurrent_dropout, zoneout",
     ),
@@ -645,7 +650,7 @@ def test_a_projection_is_no_argument_of_a_gru():
     with pytest.raises(
         gw.InputError, match="GRU: proj_size needs a cell whose output state feeds only"
     ) as caught:
-        gw.GRU(3, 5, **{"proj_size": 2})
+        gw.GRU(3, 5, **PROJECTED)
     assert caught.value.hint == "leave out proj_size"
 
 
