@@ -70,24 +70,24 @@ def network_bits(model: CharacterModel, texts: list[Tensor]) -> float:
     return torch.cat(nats).mean().item() / math.log(2)
 
 
-def train(model: CharacterModel, streams: gw.Streams, held_out: list[Tensor], seconds: float) -> float:
-    """Adam on clipped gradients, at a rate that falls to 0 in the time given; the bits per character then."""
+def train(model: CharacterModel, streams: gw.Streams, held_out: list[Tensor], updates: int) -> float:
+    """Adam on clipped gradients, at a rate that falls to 0; the bits per character then."""
     optimizer = torch.optim.Adam(model.parameters())
-    began, reports, state = time.perf_counter(), 0, None
+    began, done, state = time.perf_counter(), 0, None
     while True:
         for chunk in streams:
-            spent = (time.perf_counter() - began) / seconds
-            if spent * 10 >= reports:
-                reports, bits = reports + 1, network_bits(model, held_out)
-                print(f"{seconds * spent:4.0f} s  epoch {streams.epoch:3d}  {bits:.3f} bits per character")
-                if spent >= 1:
+            if done % max(1, updates // 10) == 0 or done == updates:
+                bits, seconds = network_bits(model, held_out), time.perf_counter() - began
+                print(f"update {done:5d}, {seconds:4.0f} s, epoch {streams.epoch:2d}: {bits:.3f} bits per character")
+                if done == updates:
                     return bits
             nats, state = chunk_nats(model.train(), chunk, None if chunk.first else state)
             optimizer.zero_grad()
             nats.mean().backward()
             nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.param_groups[0]["lr"] = 4e-3 * (1 - spent)
+            optimizer.param_groups[0]["lr"] = 4e-3 * (1 - done / updates)
             optimizer.step()
+            done += 1
 
 
 @torch.no_grad()
@@ -105,7 +105,7 @@ def write_line(model: CharacterModel, alphabet: str, length: int = 150) -> str:
 def main(arguments: Sequence[str] | None = None) -> tuple[float, float]:
     """Train, score and write a line; gives the bits per character of the network and of the frequencies."""
     parser = argparse.ArgumentParser(description="Train a character-level language model.")
-    for name, default in {"minutes": 2.0, "hidden": 256, "steps": 64, "streams": 32, "seed": 0}.items():
+    for name, default in {"updates": 1000, "hidden": 256, "steps": 64, "streams": 32, "seed": 0}.items():
         parser.add_argument(f"--{name}", type=type(default), default=default)
     options = parser.parse_args(arguments)
     torch.manual_seed(options.seed)
@@ -119,7 +119,7 @@ def main(arguments: Sequence[str] | None = None) -> tuple[float, float]:
     sizes = {"streams": options.streams, "steps": options.steps}
     streams = gw.Streams(training, **sizes, next_step=True, cut=True, shuffle=True)
     model = CharacterModel(len(alphabet), options.hidden)
-    bits = train(model, streams, held_out, 60 * options.minutes)
+    bits = train(model, streams, held_out, options.updates)
     print(write_line(model, alphabet))
     return bits, unigram
 

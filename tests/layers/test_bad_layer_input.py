@@ -494,7 +494,7 @@ CALLS = {
     ),
     "explain_of_what_is_not_said": (
         lambda: gw.explain(gw.GRU(3, 5), X, length=[4, 2]),
-        "GRU: nothing is said of a step by 'length'",
+        "GRU: a layer is not called with 'length'",
         "give what the layer would be called with",
     ),
     "select_out_of_range": (
@@ -583,7 +583,7 @@ OPTIONS = {
             "leave it out",
         )
         for name in ("activation", "gate_activation")
-        for value in ("gelu", "", torch.tanh)
+        for value in ("gelu", "", math.tanh)
     },
     **{
         f"{name}_without_recurrent_maps": (

@@ -26,7 +26,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 import gatewright as gw
 from gatewright import exp, sigmoid, tanh
 from gatewright.backends import ragged
-from gatewright.layers import recurrent
+from gatewright.layers import stack
 from gatewright.layers.recurrent import Recurrent
 
 # ---------------------------------------------------------------- cells, and their equations once more
@@ -158,7 +158,7 @@ class Chance:
             return self._value(lambda: own(layer, name, *others), cut)
 
         functions = SimpleNamespace(dropout=self.dropout, layer_norm=F.layer_norm)
-        with mock.patch.object(recurrent, "F", functions), mock.patch.object(Recurrent, "_mask", mask):
+        with mock.patch.object(stack, "F", functions), mock.patch.object(Recurrent, "_mask", mask):
             yield
         if self.place is not None:
             assert self.place == len(self.drawn), "not all that was drawn was used"
@@ -371,7 +371,7 @@ class Case:
 
         given = Given(random(steps, batch, features), masked=self.masked)
         if self.given_state:
-            expected, rows = layer._expectation(), layer.num_layers * (1 + layer.bidirectional)
+            expected, rows = layer.expectation(), layer.num_layers * (1 + layer.bidirectional)
             given.states = tuple(
                 [random(rows, batch, size).requires_grad_() for size in expected.state_sizes]
             )
@@ -605,11 +605,11 @@ def note(case: Case) -> None:
 
 @contextmanager
 def fine_cuts(wanted: bool) -> Iterator[None]:
-    """Where sequences of different lengths are cut at every chance, which so short ones never are."""
+    """Where rows are dealt out by length even if none ends early."""
     if not wanted:
         yield
         return
-    with mock.patch.multiple(ragged, PART_STEPS=0, PART_PRODUCTS=0, ROW_BLOCK=1):
+    with mock.patch.object(ragged, "WORTH", 2.0):
         yield
 
 

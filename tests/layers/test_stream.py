@@ -113,4 +113,4 @@ def test_what_a_stream_refuses():
     with pytest.raises(gw.InputError, match="bfloat16 weights need the CPU kernels in float32"):
         layer.double().stream(weights=torch.bfloat16)
     with pytest.raises(gw.InputError, match="expected batch as a whole number"):
-        layer.stream("a")
+        layer.stream("a")  # type: ignore[arg-type]  # a wrong argument is what is tested

@@ -173,10 +173,10 @@ def random_mask(shape: tuple[int, ...], rate: float, like: Tensor) -> Tensor:
     Returns:
         The mask.
     """
-    if like.device.type != "cpu" or torch.compiler.is_compiling() or transform_refusal():
+    if like.device.type != "cpu" or (not torch.compiler.is_compiling() and transform_refusal()):
         return torch.bernoulli(like.new_full(shape, rate))
     count = math.prod(shape)
-    bits = torch.empty(-(-count // 4), dtype=torch.int64, device="cpu").random_(-(2**63), None)
+    bits = torch.randint(-(2**63), 2**63 - 1, (-(-count // 4),), device="cpu")
     numbers = bits.view(torch.int16)[:count].view(shape)
     return (numbers < round(rate * 2**16) - 2**15).to(like.dtype)
 
