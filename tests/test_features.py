@@ -28,10 +28,6 @@ class Feature(NamedTuple):
 CONTRACT, TORCH = "tests/layers/test_contract.py", "tests/layers/test_with_torch.py"
 PARITY, GUIDE = "tests/backends/cpu/test_kernel_parity.py", "docs/layers.md"
 
-AWAITED = {CONTRACT, TORCH}
-"""Modules that may not be there yet; what they prove has another place too."""
-
-
 def feature(says: str, *places: str) -> Feature:
     return Feature(says, places)
 
@@ -147,7 +143,7 @@ def own_column(text: str) -> str:
 
 @pytest.mark.parametrize("name", FEATURES)
 def test_what_is_said_of_this_library_is_proved(name):
-    places = [place for place in FEATURES[name].places if place not in AWAITED or (ROOT / place).is_file()]
+    places = FEATURES[name].places
     assert places
     assert not [place for place in places if not proves(place)]
 

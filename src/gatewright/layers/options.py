@@ -178,7 +178,8 @@ def random_mask(shape: tuple[int, ...], rate: float, like: Tensor) -> Tensor:
     count = math.prod(shape)
     bits = torch.randint(-(2**63), 2**63 - 1, (-(-count // 4),), device="cpu")
     numbers = bits.view(torch.int16)[:count].view(shape)
-    return (numbers < round(rate * 2**16) - 2**15).to(like.dtype)
+    # a limit that sixteen bits cannot hold would wrap around
+    return (numbers < min(round(rate * 2**16), 2**16 - 1) - 2**15).to(like.dtype)
 
 
 @lru_cache(maxsize=512)
