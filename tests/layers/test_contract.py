@@ -806,3 +806,13 @@ def test_explaining_draws_nothing_and_packing_draws_what_padding_does(rate):
     y = layer(x)[0]
     torch.manual_seed(3)
     assert torch.equal(pad_packed_sequence(layer(packed_x)[0])[0], y)
+
+
+@pytest.mark.parametrize("rate", [0.25, 0.999, 0.999999])
+def test_zoneout_keeps_as_many_units_as_it_is_told_to(rate):
+    layer = gw.RNN(1, 500, zoneout=rate)
+    torch.manual_seed(0)
+    y, _ = layer(torch.randn(100, 1, 1))
+    kept = (y[1:] == y[:-1]).double().mean().item()
+    # of 50 000 draws four standard deviations, and what equal values by chance add
+    assert abs(kept - rate) <= 4 * math.sqrt(rate * (1 - rate) / 49_500) + 1e-3
