@@ -78,7 +78,7 @@ def train(model: CharacterModel, streams: gw.Streams, held_out: list[Tensor], up
         for chunk in streams:
             if done % max(1, updates // 10) == 0 or done == updates:
                 bits, seconds = network_bits(model, held_out), time.perf_counter() - began
-                print(f"update {done:5d}, {seconds:4.0f} s, epoch {streams.epoch:2d}: {bits:.3f} bits per character")
+                print(f"{done:5d} updates, {seconds:4.0f} s: {bits:.3f} bits per character")
                 if done == updates:
                     return bits
             nats, state = chunk_nats(model.train(), chunk, None if chunk.first else state)

@@ -7,8 +7,6 @@ from pathlib import Path
 import pytest
 import torch
 
-import gatewright as gw
-
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
 

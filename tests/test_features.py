@@ -28,6 +28,7 @@ class Feature(NamedTuple):
 CONTRACT, TORCH = "tests/layers/test_contract.py", "tests/layers/test_with_torch.py"
 PARITY, GUIDE = "tests/backends/cpu/test_kernel_parity.py", "docs/layers.md"
 
+
 def feature(says: str, *places: str) -> Feature:
     return Feature(says, places)
 
@@ -85,7 +86,7 @@ FEATURES = {
         "tests/data/test_streams.py::a_saved_epoch_goes_on",
     ),
     "Compiled in one graph, exported with any length": feature(
-        "partly G3", "tests/backends/test_operator.py::a_compiled_layer_is_one_graph",
+        "yes", "tests/backends/test_operator.py::a_compiled_layer_is_one_graph",
         "tests/backends/test_operator.py::a_compiled_layer_takes_other_lengths", TORCH,
     ),
     "Gradients of each sample, vmap": feature(

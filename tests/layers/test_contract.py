@@ -148,7 +148,7 @@ class Chance:
         """
         self.place = 0 if self.drawn else None
         self.steps, self.rows, self.packed = steps, rows, packed
-        own = Recurrent._mask
+        own = stack.Stack._mask
 
         def mask(layer: Recurrent, name: str, *others: Any) -> Tensor:
             *_, draw = others
@@ -158,7 +158,7 @@ class Chance:
             return self._value(lambda: own(layer, name, *others), cut)
 
         functions = SimpleNamespace(dropout=self.dropout, layer_norm=F.layer_norm)
-        with mock.patch.object(stack, "F", functions), mock.patch.object(Recurrent, "_mask", mask):
+        with mock.patch.object(stack, "F", functions), mock.patch.object(stack.Stack, "_mask", mask):
             yield
         if self.place is not None:
             assert self.place == len(self.drawn), "not all that was drawn was used"

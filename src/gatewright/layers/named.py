@@ -47,7 +47,7 @@ class GRU(Recurrent):
         super().__init__(
             gru if reset == "after" else gru_reset_before,
             input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional,
-            0, device, dtype, **options,
+            device=device, dtype=dtype, **options,
         )  # fmt: skip
 
     def extra_repr(self) -> str:
@@ -132,7 +132,7 @@ class RNN(Recurrent):
         super().__init__(
             rnn_tanh if nonlinearity == "tanh" else rnn_relu,
             input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional,
-            0, device, dtype, **options,
+            device=device, dtype=dtype, **options,
         )  # fmt: skip
 
     def extra_repr(self) -> str:
