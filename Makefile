@@ -32,6 +32,7 @@ bench: $(VENV)/bench
 	$(BIN)/python benchmarks/parity.py
 	$(BIN)/python -m benchmarks.run $(BENCH)
 	$(BIN)/python -m benchmarks.run --first-call
+	$(BIN)/python -m benchmarks.options
 	$(BIN)/python -m benchmarks.memory
 	$(BIN)/python -m benchmarks.memory --flat
 	$(BIN)/python -m benchmarks.report

@@ -86,7 +86,7 @@ def stream_runs(H: int) -> dict[str, Callable[[], Any]]:
     peer = OnnxRuntimePeer()
     if not peer.absence():
         prepared = peer.prepare(problem, 1)
-        found = prepared.named(prepared.run())["y"][0]
+        found = prepared.results(prepared.run())["y"][0]
         torch.testing.assert_close(layer.stream()(x), found, rtol=1e-4, atol=1e-5)
         runs["onnxruntime"] = prepared.run
     return runs

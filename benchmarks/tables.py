@@ -154,6 +154,31 @@ def memory_tables(document: Document) -> str:
     return "\n\n".join(parts)
 
 
+def layer_tables(document: Document) -> str:
+    """The rate of a training step with each option, and the time of a stream's step."""
+    layers = document.get("layers")
+    if not layers:
+        return ""
+    sizes = list(layers["options"])
+    names = list(dict.fromkeys(name for row in layers["options"].values() for name in row["ratios"]))
+    rows = []
+    for name in names:
+        rates = (1 / layers["options"][size]["ratios"][name]["median"] for size in sizes)
+        rows.append([f"`{name}`" if name.isidentifier() else name, *(f"{rate:.0%}" for rate in rates)])
+    header = ("rate beside no option, B×T×H", *(size.replace("x", "×") for size in sizes))
+    parts = [markdown_table(header, rows)]
+    rivals = list(dict.fromkeys(name for row in layers["streams"].values() for name in row["median_ms"]))
+    lines = [
+        [
+            hidden,
+            *(f"{1e3 * row['median_ms'][name]:.1f}" if name in row["median_ms"] else "–" for name in rivals),
+        ]
+        for hidden, row in layers["streams"].items()
+    ]
+    parts.append(markdown_table(("one step at B = 1, µs; I = H", *rivals), lines))
+    return "\n\n".join([*parts, f"Measured at commit {layers['commit']}."])
+
+
 def first_call_table(document: Document) -> str:
     """Import and first calls, and torch's own beside them."""
     first = document.get("first_call")
@@ -194,6 +219,8 @@ def details(document: Document) -> str:
         parts.append(
             "\\* others were using the machine in too many rounds for all figures to be without them."
         )
+    if text := layer_tables(document):
+        parts += ["### Options and streams of a GRU", text]
     if text := memory_tables(document):
         parts += ["### Memory of a GRU's training step", text]
     if text := first_call_table(document):

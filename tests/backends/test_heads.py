@@ -69,6 +69,6 @@ def test_the_gpu_runs_all_heads_at_once_where_their_weights_stay():
     call = call_with_heads(gw.CATALOGUE["gru"], 3)
     assert "3 heads at once" in BACKENDS["gpu"].describe(call)[1]
     assert BACKENDS["gpu"].describe(call)[2].startswith("programs: 1 x 3")
-    assert BACKENDS["cpu"].describe(call)[0] == "3 heads, one after the other"
+    assert BACKENDS["cpu"].describe(call)[0] == "3 heads, zeros between their weights"
     assert "width = H // 3" in BACKENDS["gpu"].kernel_source(call)
     assert BACKENDS["cpu"].kernel_source(call).startswith("; forward kernel")

@@ -23,6 +23,7 @@ class GeneratedBackend(ABC):
         comment: what begins a comment in its code.
         elements: the dtypes it computes in, as its code names them.
         passes: what runs the kernels.
+        filled: the hidden units up to which heads that are not run at once are one product with zeros in it.
     """
 
     name: str
@@ -30,6 +31,7 @@ class GeneratedBackend(ABC):
     comment: str
     elements: Mapping[torch.dtype, str]
     passes: Passes
+    filled: int = 0
 
     @abstractmethod
     def unavailable(self, device: torch.device, compiling: bool) -> str | None:
@@ -68,20 +70,31 @@ class GeneratedBackend(ABC):
         count = heads.count(call)
         if count == 1 or self.takes_heads(call):
             return self.passes.describe(call)
+        if self._fills_heads(call):
+            return (f"{count} heads, zeros between their weights", *self.passes.describe(heads.dense(call)))
         return (f"{count} heads, one after the other", *self.passes.describe(heads.part(call, 0)))
 
     def kernel_source(self, call: Call) -> str:
         """The code of the kernels."""
         if 0 in call.x.shape[:2]:
             return ""
-        apart = heads.count(call) > 1 and not self.takes_heads(call)
-        return self.passes.kernel_source(heads.part(call, 0) if apart else call)
+        if heads.count(call) > 1 and not self.takes_heads(call):
+            call = heads.dense(call) if self._fills_heads(call) else heads.part(call, 0)
+        return self.passes.kernel_source(call)
 
     def run(self, call: Call) -> Result:
         """Run the kernels, as a registered operator where torch traces."""
         if heads.count(call) > 1 and not self.takes_heads(call):
-            return heads.apart(call, self._run_together)
+            if not self._fills_heads(call):
+                return heads.apart(call, self._run_together)
+            call = heads.dense(call)
         return self._run_together(call)
+
+    def _fills_heads(self, call: Call) -> bool:
+        """Whether one product with zeros in it takes less than a call for each head."""
+        nodes = call.cell.graph.nodes
+        norms = any(node.operation in ("layer_norm", "mean") for node in nodes)
+        return call.states[0].shape[1] <= self.filled and not norms
 
     def _run_together(self, call: Call) -> Result:
         if torch.compiler.is_compiling():

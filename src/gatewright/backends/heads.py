@@ -45,6 +45,16 @@ def apart(call: Call, run: Callable[[Call], Result]) -> Result:
     return torch.cat(outputs, -1), tuple(torch.cat(parts, -1) for parts in states)
 
 
+def dense(call: Call) -> Call:
+    """The same call with zeros between the blocks; a mean over ``H`` would no longer be one of a head."""
+    weight, heads = call.weights.weight_hh, count(call)
+    assert weight is not None
+    blocks = weight.unflatten(0, (len(call.cell.graph.recurrent_maps), heads, -1)).unsqueeze(3)
+    spread = torch.eye(heads, dtype=weight.dtype, device=weight.device).view(1, heads, 1, heads, 1)
+    whole = (blocks * spread).flatten(3).flatten(0, 2)
+    return replace(call, weights=replace(call.weights, weight_hh=whole))
+
+
 def part(call: Call, head: int) -> Call:
     """The call of one head."""
     weights, graph, heads = call.weights, call.cell.graph, count(call)

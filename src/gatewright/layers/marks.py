@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from gatewright.backends.call import transform_refusal
+from gatewright.backends.call import following_refusal, transform_refusal
 from gatewright.backends.cpu import memory
 from gatewright.layers.inputs import Expectation, SequenceBatch
 
@@ -16,6 +16,18 @@ Lengths = Tensor | Sequence[int]
 
 MASKED = ("hold", "zero")
 """What the output of a masked step may be: the one before it, or zero."""
+
+
+class _Cleaned(torch.autograd.Function):
+    """Zeros where steps do not count; no gradient comes from there, so that none is taken out."""
+
+    @staticmethod
+    def forward(ctx: Any, data: Tensor, valid: Tensor) -> Tensor:
+        return torch.where(valid.unsqueeze(-1), data, data.new_zeros(()), out=memory.like(data))
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return gradients[0], None
 
 
 class Marks(NamedTuple):
@@ -37,11 +49,9 @@ class Marks(NamedTuple):
         """An input with zeros where steps do not count: what stood there may be anything, NaN too."""
         if self.valid is None:
             return data
-        valid = self.valid.unsqueeze(-1)
-        recorded = data.requires_grad and torch.is_grad_enabled()
-        if recorded or torch.compiler.is_compiling() or transform_refusal():
-            return data.masked_fill(~valid, 0)
-        return torch.where(valid, data, data.new_zeros(()), out=memory.like(data))
+        if torch.compiler.is_compiling() or following_refusal():
+            return data.masked_fill(~self.valid.unsqueeze(-1), 0)
+        return _Cleaned.apply(data, self.valid)
 
     def of_output(self, y: Tensor) -> Tensor:
         """An output ``[T, B, ·]``, zero where it is to be."""

@@ -17,6 +17,7 @@ class CpuBackend(GeneratedBackend):
     comment = ";"
     elements = launch.ELEMENTS
     passes = passes
+    filled = 96
 
     def unavailable(self, device: torch.device, compiling: bool) -> str | None:
         """Not for another device, nor on a machine that LLVM makes no code for."""
