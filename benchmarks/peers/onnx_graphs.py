@@ -43,8 +43,13 @@ class OnnxRuntimePeer(Peer):
         outputs = {name: np.empty(shape, np.float32) for name, shape in names.items()}
         for name, array in outputs.items():
             binding.bind_output(name, "cpu", 0, np.float32, array.shape, array.ctypes.data)
+
+        def run(_kept: Any = outputs) -> Any:
+            # the session writes to these arrays, and does not keep them
+            return session.run_with_iobinding(binding)
+
         return Prepared(
-            lambda: session.run_with_iobinding(binding),
+            run,
             lambda result: _named(outputs, problem),
             "outputs bound",
         )

@@ -42,6 +42,8 @@ class Steady:
         self.states = tuple(state.clone() for state in operands.states)
         output = graph.state_index(graph.output)
         self.y = torch.empty(1, *self.states[output].shape, dtype=dtype)
+        # it has zeros that the kernel reads
+        self._prepared = prepared
         self.words, self._space = prepared.words(), memory.Lease(prepared.size)
         prepared.lay_out(self.words, self._space.address)
         launch.set_weights(self.words, place, operands)
