@@ -65,6 +65,8 @@ def _shapes(call: Call) -> list[tuple[int, ...]]:
     ]  # fmt: skip
     shapes += [(hidden,)] * len(weights.vectors)
     shapes += [(x.shape[1], width if state == graph.output else hidden) for state in graph.states]
+    if not graph.masks:
+        return shapes
     steps, batch = x.shape[:2]
     of_mask = {"row_mask": (steps, batch), "unit_mask": (batch, hidden), "step_mask": (steps, batch, hidden)}
     return shapes + [of_mask[kind] for kind, _ in graph.masks]

@@ -16,6 +16,8 @@ def count(call: Call) -> int:
     weights = call.weights
     if weights.weight_hh is None or weights.weight_hr is not None:
         return 1
+    if weights.weight_hh.shape[1] == call.states[0].shape[-1]:
+        return 1
     hidden = weights.weight_ih.shape[0] // len(call.cell.graph.input_maps)
     return fit(hidden, weights.weight_hh.shape[1])
 

@@ -74,6 +74,10 @@ class Marks(NamedTuple):
         return resets
 
 
+NOTHING = Marks()
+"""All steps count, and no sequence begins in the middle of a row."""
+
+
 def read_marks(
     lengths: Lengths | None,
     mask: Tensor | None,

@@ -13,7 +13,7 @@ from gatewright.backends import dispatch
 from gatewright.backends.call import Call
 from gatewright.errors import InputError
 from gatewright.layers.inputs import SequenceBatch, SequenceInput, StateInput, read_sequence, read_states
-from gatewright.layers.marks import Lengths, Marks, read_marks
+from gatewright.layers.marks import NOTHING, Lengths, Marks, read_marks
 from gatewright.layers.stack import Stack
 from gatewright.layers.state import State
 from gatewright.layers.stream import Stream
@@ -113,7 +113,9 @@ class Recurrent(Stack):
         expected = self.expectation()
         given = sequence = read_sequence(input, expected)
         states = read_states(hx, sequence, expected, self.initial_states())
-        marks = read_marks(lengths, mask, resets, masked, sequence, expected)
+        marks = NOTHING
+        if lengths is not None or mask is not None or resets is not None or masked != "hold":
+            marks = read_marks(lengths, mask, resets, masked, sequence, expected)
         if sequence.packed is not None:
             if all_states:
                 expected.refuse("all_states with a PackedSequence", "give the padded tensor with lengths=...")
