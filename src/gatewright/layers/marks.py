@@ -19,15 +19,20 @@ MASKED = ("hold", "zero")
 
 
 class _Cleaned(torch.autograd.Function):
-    """Zeros where steps do not count; no gradient comes from there, so that none is taken out."""
+    """Zeros where steps do not count, and in the gradient, in memory that has been touched before."""
 
     @staticmethod
     def forward(ctx: Any, data: Tensor, valid: Tensor) -> Tensor:
+        ctx.save_for_backward(valid)
         return torch.where(valid.unsqueeze(-1), data, data.new_zeros(()), out=memory.like(data))
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        return gradients[0], None
+        (valid,), (gradient,) = ctx.saved_tensors, gradients
+        if torch.is_grad_enabled():
+            return gradient.masked_fill(~valid.unsqueeze(-1), 0), None
+        zero = gradient.new_zeros(())
+        return torch.where(valid.unsqueeze(-1), gradient, zero, out=memory.like(gradient)), None
 
 
 class Marks(NamedTuple):
