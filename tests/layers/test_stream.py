@@ -1,5 +1,7 @@
 """A layer fed step by step: the stream gives what the layer gives."""
 
+import copy
+
 import pytest
 import torch
 
@@ -80,6 +82,19 @@ def test_weights_are_taken_over_when_asked_for():
     assert torch.equal(stream.state["h"], state["h"])
 
 
+@pytest.mark.parametrize("name", ["lstm", "heads"])
+def test_a_copy_is_a_stream_of_its_own(name):
+    layer = (LAYERS | UNFUSED)[name]()
+    stream, x = layer.stream(2), torch.randn(2, 7)
+    stream(x)
+    other = copy.deepcopy(stream)
+    expected = stream(x).clone()
+    del stream
+    gw.release_memory()
+    torch.testing.assert_close(other(x), expected)
+    assert layer.training
+
+
 def test_inputs_as_they_come():
     layer = gw.GRU(7, 9)
     stream, x = layer.stream(3), torch.randn(7, 3).T
@@ -103,8 +118,9 @@ def test_bfloat16_weights_are_right_to_their_rounding(size):
 
 def test_what_a_stream_refuses():
     layer = gw.GRU(7, 9)
-    for x in (torch.zeros(2, 7), torch.zeros(1, 6), torch.zeros(1, 7).double(), torch.zeros(7)):
-        with pytest.raises(gw.InputError, match=r"a stream expected \[1, 7\] of torch.float32, received"):
+    wrong = (torch.zeros(2, 7), torch.zeros(1, 6), torch.zeros(1, 7).double(), torch.zeros(7))
+    for x in (*wrong, torch.zeros(1, 7, device="meta")):
+        with pytest.raises(gw.InputError, match=r"a stream expected \[1, 7\] of torch.float32 on cpu"):
             layer.stream()(x)
     with pytest.raises(gw.InputError, match="stream is not possible in reverse"):
         gw.GRU(7, 9, bidirectional=True).stream()
@@ -114,3 +130,53 @@ def test_what_a_stream_refuses():
         layer.double().stream(weights=torch.bfloat16)
     with pytest.raises(gw.InputError, match="expected batch as a whole number"):
         layer.stream("a")  # type: ignore[arg-type]  # a wrong argument is what is tested
+
+
+def test_vector_weights_are_those_of_the_moment_too():
+    layer = gw.GRU(7, 9, layer_norm=True)
+    stream, x = layer.stream(), torch.randn(1, 7)
+    before = stream(x).clone()
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.mul_(3)
+    layer.double()
+    stream.reset()
+    assert torch.equal(stream(x), before)
+
+
+def test_a_stream_made_in_inference_mode_goes_on_outside():
+    layer = gw.GRU(7, 9)
+    with torch.inference_mode():
+        stream = layer.stream(2)
+        first = stream(torch.ones(2, 7)).clone()
+    stream.reset()
+    assert torch.equal(stream(torch.ones(2, 7)), first)
+
+
+def test_no_rows_and_no_tensor():
+    assert gw.GRU(7, 9).stream(0)(torch.zeros(0, 7)).shape == (0, 9)
+    with pytest.raises(gw.InputError, match="received list"):
+        gw.GRU(7, 9).stream()([1.0])  # type: ignore[arg-type]  # a wrong argument is what is tested
+    with pytest.raises(gw.InputError, match="expected a state like"):
+        gw.GRU(7, 9).stream(2).state = gw.GRU(7, 9, reset="before").make_state(2)
+
+
+def test_a_state_file_with_another_description(tmp_path):
+    from gatewright.files import write_tensors
+
+    state = gw.GRU(7, 9).make_state(2)
+    state.save(tmp_path / "state")
+    assert torch.equal(gw.State.load(tmp_path / "state")["h"], state["h"])
+    write_tensors(tmp_path / "state", {"h": state["h"]}, {"kind": "gatewright state", "names": ["c"]})
+    with pytest.raises(gw.InputError, match="is damaged"):
+        gw.State.load(tmp_path / "state")
+    shared = gw.State({"h": state["h"], "c": state["h"]}, "lstm")
+    shared.save(tmp_path / "shared")
+    assert gw.State.load(tmp_path / "shared") != shared
+
+
+def test_the_length_of_a_single_sequence():
+    layer, x = gw.GRU(7, 9), torch.randn(5, 7)
+    expected = layer(x[:3])[1]
+    for length in (3, torch.tensor(3), torch.tensor([3]), [3], torch.tensor([3]).numpy()):
+        assert torch.equal(layer(x, lengths=length)[1], expected)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -141,6 +142,11 @@ def _ends(valid: Tensor | None, resets: Tensor | None) -> tuple[int, ...] | None
 
 def _read_lengths(given: Lengths, sequence: SequenceBatch, expected: Expectation) -> Tensor:
     steps, batch = sequence.data.shape[:2]
+    if isinstance(given, np.ndarray):
+        given = torch.as_tensor(given)
+    if sequence.unbatched and not isinstance(given, Sequence):
+        # one row, whose length needs no brackets
+        given = torch.as_tensor(given).reshape(-1)
     if not isinstance(given, Tensor):
         whole = isinstance(given, Sequence) and all(type(value) is int for value in given)
         if not whole:

@@ -46,6 +46,10 @@ class State(Mapping[str, Tensor]):
     def __len__(self) -> int:
         return len(self._values)
 
+    # as tensors: whether values are equal is a question to torch.equal
+    __eq__ = object.__eq__
+    __hash__ = object.__hash__  # type: ignore[assignment]
+
     def __repr__(self) -> str:
         shapes = ", ".join(f"{name}: {list(value.shape)}" for name, value in self.items())
         return f"State({self.cell}, {shapes})"
@@ -114,7 +118,8 @@ class State(Mapping[str, Tensor]):
 
     def save(self, path: str | Path) -> None:
         """Write it to a file, whole or not at all: safetensors, the cell's name beside the states."""
-        tensors = {name: value.detach().contiguous() for name, value in self.items()}
+        # one tensor may stand under two names, which a file may not hold
+        tensors = {name: value.detach().clone() for name, value in self.items()}
         write_tensors(Path(path), tensors, {"kind": KIND, "cell": self.cell, "names": list(self)})
 
     @classmethod
@@ -134,7 +139,10 @@ class State(Mapping[str, Tensor]):
         tensors, about = read_tensors(Path(path))
         if about.get("kind") != KIND:
             raise InputError(f"State: {path} holds something else", "save a state with state.save(path)")
-        return cls({name: tensors[name].to(device) for name in about["names"]}, about["cell"])
+        try:
+            return cls({name: tensors[name].to(device) for name in about["names"]}, about["cell"])
+        except (KeyError, TypeError) as error:
+            raise InputError(f"State: {path} is damaged: {error!r}", "save the state again") from error
 
     def _index(self, rows: Rows) -> Tensor:
         """Rows as numbers, checked."""
@@ -163,8 +171,10 @@ class State(Mapping[str, Tensor]):
         def shape(value: Tensor) -> tuple[int, ...]:
             return tuple(value.shape) if rows_too else (value.shape[0], value.shape[2])
 
-        if not isinstance(other, State) or [(n, shape(v)) for n, v in self.items()] != [
-            (n, shape(v)) for n, v in other.items()
-        ]:
+        if (
+            not isinstance(other, State)
+            or other.cell != self.cell
+            or [(n, shape(v)) for n, v in self.items()] != [(n, shape(v)) for n, v in other.items()]
+        ):
             hint = "states of one layer go together"
             raise InputError(f"State: expected a state like {self!r}, received {other!r}", hint)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import copy
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -28,7 +29,8 @@ class Stream:
     Args:
         layer: of one direction; it runs as in evaluation.
         batch: how many rows.
-        weights: torch.bfloat16 to keep packed weights in half the memory, each within 2⁻⁸ of itself.
+        weights: torch.bfloat16 to keep packed weights and biases in half the memory, each right to 2⁻⁹ of
+            itself.
 
     Attributes:
         fused: whether steps run without the layer around them.
@@ -37,6 +39,9 @@ class Stream:
     def __init__(self, layer: Recurrent, batch: int = 1, weights: torch.dtype | None = None) -> None:
         layer._check_streams("stream")
         self._layer, self._name = layer, type(layer).__name__
+        # the same weights in evaluation, whatever the layer itself is in meanwhile
+        self._evaluated = copy.copy(layer)
+        self._evaluated.training = False
         self._state = layer.make_state(batch).detach()
         self._shape = torch.Size((batch, layer.input_size))
         weight: Tensor = layer._weight("weight_ih_l0")
@@ -51,7 +56,7 @@ class Stream:
         self._steps = self._steady(short)
         self.fused = bool(self._steps)
         if weights is torch.bfloat16 and not (self.fused and short):
-            hint = "leave out weights; gatewright.explain(layer, x) says why the CPU kernels do not run"
+            hint = "leave out weights; heads, residual connections and norms between layers have no such step"
             raise InputError(f"{self._name}: bfloat16 weights need the CPU kernels in float32", hint)
         if self.fused:
             first, *others = self._steps
@@ -63,20 +68,23 @@ class Stream:
 
     def _steady(self, short: bool) -> list[Steady]:
         """The step of each layer, none where the kernels do not run them."""
-        layer, options = self._layer, self._layer.options
+        layer, options = self._evaluated, self._layer.options
         if options.residual or options.pre_norm or options.heads > 1 or layer.backend not in ("auto", "cpu"):
             return []
-        training, steps = layer.training, []
-        layer.eval()
-        try:
-            with torch.no_grad():
-                for call in layer.step_calls(self._state):
-                    if not _is_fused(call):
-                        return []
-                    steps.append(Steady(call, short))
-        finally:
-            layer.train(training)
+        steps: list[Steady] = []
+        if not self._shape[0]:
+            return steps
+        # what is made here is changed later, which inference mode would forbid outside of it
+        with torch.inference_mode(False), torch.no_grad():
+            for call in layer.step_calls(self._state):
+                if not _is_fused(call):
+                    return []
+                steps.append(Steady(call, short))
         return steps
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A copy is a stream of its own: addresses are none of another one's."""
+        return _restored, (self._layer, self._shape[0], self._weights, self.state)
 
     def __call__(self, x: Tensor) -> Tensor:
         """One step.
@@ -90,7 +98,12 @@ class Stream:
         Raises:
             InputError: another shape, dtype or device.
         """
-        if x.shape != self._shape or x.dtype is not self._dtype:
+        if (
+            not isinstance(x, Tensor)
+            or x.shape != self._shape
+            or x.dtype is not self._dtype
+            or x.device != self._device
+        ):
             self._refuse(x)
         if not self.fused:
             return self._unfused(x)
@@ -102,18 +115,16 @@ class Stream:
         return self._y
 
     def _unfused(self, x: Tensor) -> Tensor:
-        training = self._layer.training
-        self._layer.eval()
-        try:
-            with torch.no_grad():
-                y, self._state = self._layer.step(x, self._state)
-        finally:
-            self._layer.train(training)
+        with torch.no_grad():
+            y, self._state = self._evaluated.step(x, self._state)
         return y
 
     def _refuse(self, x: Tensor) -> None:
-        received = f"{list(x.shape)} of {x.dtype}" if isinstance(x, Tensor) else type(x).__name__
-        message = f"{self._name}: a stream expected {list(self._shape)} of {self._dtype}, received {received}"
+        received = type(x).__name__
+        if isinstance(x, Tensor):
+            received = f"{list(x.shape)} of {x.dtype} on {x.device}"
+        expected = f"{list(self._shape)} of {self._dtype} on {self._device}"
+        message = f"{self._name}: a stream expected {expected}, received {received}"
         raise InputError(message, "make a stream for another batch with layer.stream(batch)")
 
     @property
@@ -128,6 +139,7 @@ class Stream:
     @state.setter
     def state(self, state: State) -> None:
         self._state._check_same(state, rows_too=True)
+        state = state.to(self._dtype)
         if not self.fused:
             self._state = state.detach().clone()
             return
@@ -144,6 +156,12 @@ class Stream:
         state = self.state
         self.__init__(self._layer, self._shape[0], self._weights)
         self.state = state
+
+
+def _restored(layer: Recurrent, batch: int, weights: torch.dtype | None, state: State) -> Stream:
+    stream = Stream(layer, batch, weights)
+    stream.state = state
+    return stream
 
 
 def _is_fused(call: Call) -> bool:

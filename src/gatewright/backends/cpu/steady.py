@@ -36,6 +36,8 @@ class Steady:
     def __init__(self, call: Call, short: bool = False) -> None:
         given, graph, dtype = operands_of(call), call.cell.graph, call.x.dtype
         key = graph, dtype, given.sizes(graph), 1, False
+        # maps are packed; vector weights are read where they lie, and must not change under the steps
+        given = given._replace(vectors=tuple(vector.clone() for vector in given.vectors))
         self._operands = operands = readable(given)
         prepared = launch.forward(*key)
         place, sizes = prepared.place, prepared.sizes()
