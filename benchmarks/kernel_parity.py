@@ -15,9 +15,8 @@ import math
 import random
 import sys
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
 
 import torch
 from benchmarks.parity import TOLERANCES, Errors, Sizes
@@ -107,24 +106,6 @@ def random_call(
     return make_call(cell, sizes, dtype, bias=bias, reverse=reverse, projected=projected, seed=seed)
 
 
-def changed(call: Call, change: Any) -> Call:
-    """The same call with every tensor changed by a function."""
-    weights = call.weights
-
-    def to(tensor: Tensor | None) -> Any:
-        return None if tensor is None else change(tensor)
-
-    maps = (weights.weight_ih, weights.weight_hh, weights.bias_ih, weights.bias_hh, weights.weight_hr)
-    vectors = {name: to(vector) for name, vector in weights.vectors.items()}
-    return replace(
-        call,
-        x=to(call.x),
-        weights=Weights(*(to(tensor) for tensor in maps), vectors),
-        states=tuple(to(state) for state in call.states),
-        masks=tuple(to(mask) for mask in call.masks),
-    )
-
-
 def leaves(call: Call) -> dict[str, Tensor]:
     """Everything that a gradient may be taken by."""
     weights = call.weights
@@ -191,7 +172,7 @@ def _errors(actual: Found, right: Found) -> Errors:
 
 def _right(call: Call, used: tuple[str, ...] | None = None) -> Found:
     """What the equations give in float64."""
-    wider = changed(call, lambda t: t.detach().double().requires_grad_(t.requires_grad))
+    wider = call.changed(lambda t: t.detach().double().requires_grad_(t.requires_grad))
     return results(wider, "eager", used)
 
 
@@ -211,7 +192,7 @@ def compare_random(call: Call, backend: str = "cpu") -> tuple[Errors, Errors, bo
 
     right = _right(call)
     errors = _errors(results(call, backend), right)
-    own = _errors(results(changed(call, moved), "eager"), right)
+    own = _errors(results(call.changed(moved), "eager"), right)
     return errors, own, errors.worst <= max(TOLERANCES[call.x.dtype], AMPLIFIED * own.worst)
 
 

@@ -25,7 +25,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 import gatewright as gw
 from gatewright import exp, sigmoid, tanh
-from gatewright.backends import ragged
+from gatewright.backends.cpu import ragged
 from gatewright.layers import stack
 from gatewright.layers.recurrent import Recurrent
 

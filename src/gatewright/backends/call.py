@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import torch
@@ -33,6 +33,11 @@ class Weights:
     bias_hh: Tensor | None
     weight_hr: Tensor | None = None
     vectors: Mapping[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def maps(self) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None, Tensor | None]:
+        """All but the vector weights, in torch's order."""
+        return self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh, self.weight_hr
 
 
 @dataclass(slots=True, eq=False)
@@ -66,9 +71,33 @@ class Call:
     lengths: tuple[int, ...] | None = None
     every: bool = False
 
+    def tensors(self) -> tuple[Tensor | None, ...]:
+        """All that is read: input, maps, of which some may be missing, vector weights, states and masks."""
+        return self.x, *self.weights.maps, *self.weights.vectors.values(), *self.states, *self.masks
+
+    def changed(self, change: Callable[[Tensor], Tensor]) -> Call:
+        """The same call with every tensor changed by a function."""
+        maps = (None if tensor is None else change(tensor) for tensor in self.weights.maps)
+        vectors = {name: change(vector) for name, vector in self.weights.vectors.items()}
+        return replace(
+            self,
+            x=change(self.x),
+            weights=Weights(*maps, vectors=vectors),  # type: ignore[arg-type]
+            states=tuple(map(change, self.states)),
+            masks=tuple(map(change, self.masks)),
+        )
+
 
 Result = tuple[Tensor, tuple[Tensor, ...]]
 """The output, laid out as ``Call.x``, and of each state the final value, or ``[T, B, ·]`` with ``every``."""
+
+
+def states_of(call: Call, y: Tensor, states: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """The states that a call gives, the output among those of every step."""
+    if not call.every:
+        return tuple(states)
+    others, graph = iter(states), call.cell.graph
+    return tuple([y if name == graph.output else next(others) for name in graph.states])
 
 
 class Backend(Protocol):

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from gatewright.backends import heads
-from gatewright.backends.call import Call, Result, transform_refusal
+from gatewright.backends.call import Call, Result, states_of, transform_refusal
 from gatewright.compiler.graph import Graph
 from gatewright.compiler.interpret import GraphCell
 
@@ -86,19 +86,18 @@ class EagerBackend:
         if not call.every:
             return y, tuple(states)
         every = every[::-1] if call.reverse else every
-        steps = zip(*every, strict=True) if every else ([] for _ in states)
-        others = [
-            torch.stack(s) if s else i.new_zeros(0, *i.shape) for s, i in zip(steps, states, strict=True)
-        ]
-        return y, tuple(y if i == output else state for i, state in enumerate(others))
+        others = [state for i, state in enumerate(call.states) if i != output]
+        if every:
+            others = [torch.stack([s[i] for s in every]) for i in range(len(states)) if i != output]
+        else:
+            others = [state.new_zeros(0, *state.shape) for state in others]
+        return y, states_of(call, y, others)
 
 
 def _versions(call: Call) -> list[int]:
     """How often each tensor that is read was changed in place; nothing else would notice."""
-    weights = call.weights
-    parameters = (weights.weight_ih, weights.weight_hh, weights.bias_ih, weights.bias_hh, weights.weight_hr)
-    tensors = [call.x, *call.states, *parameters, *weights.vectors.values(), *call.masks]
-    return [tensor._version for tensor in tensors if tensor is not None and not tensor.is_inference()]
+    tensors = (tensor for tensor in call.tensors() if tensor is not None)
+    return [tensor._version for tensor in tensors if not tensor.is_inference()]
 
 
 def _masks_at(call: Call, step: int, rows: int) -> list[Tensor]:

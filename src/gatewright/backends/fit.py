@@ -24,10 +24,7 @@ def misfit(call: Call, compiling: bool = False) -> str | None:
     """
     x, weights = call.x, call.weights
     device = x.device
-    tensors = (
-        x, weights.weight_ih, weights.weight_hh, weights.bias_ih, weights.bias_hh, weights.weight_hr,
-        *weights.vectors.values(), *call.states, *call.masks,
-    )  # fmt: skip
+    tensors = call.tensors()
     shapes = _shapes(call)
     if len(tensors) != len(shapes):
         expected, received = len(call.cell.graph.masks), len(call.masks)

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from gatewright.backends import heads, ragged, sequence
+from gatewright.backends import heads, sequence
 from gatewright.backends.call import Call, Result, following_refusal
 from gatewright.backends.fit import misfit
 from gatewright.backends.sequence import Passes
@@ -99,8 +99,10 @@ class GeneratedBackend(ABC):
     def _run_together(self, call: Call) -> Result:
         if torch.compiler.is_compiling():
             return operator().run(call, self.name)
-        if not call.recompute and ragged.is_worth(call):
-            return ragged.run(call, self.passes)
+        return self.run_kernels(call)
+
+    def run_kernels(self, call: Call) -> Result:
+        """Run the kernels of one call as a function that autograd knows."""
         return sequence.run(call, self.passes)
 
 

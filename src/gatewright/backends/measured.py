@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from gatewright.backends.call import Backend, Call, Weights, transform_refusal
+from gatewright.backends.call import Backend, Call, transform_refusal
 
 MEASURED_STEPS = 256
 """Steps of a call that is measured, at most: a step takes as long in a longer one."""
@@ -55,27 +54,18 @@ def _kind(call: Call) -> Hashable:
 
 
 def _records_gradient(call: Call) -> bool:
-    return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in _tensors(call))
+    return torch.is_grad_enabled() and bool(_wanted(call))
 
 
-def _tensors(call: Call) -> list[Tensor]:
-    weights = call.weights
-    maps = (weights.weight_ih, weights.weight_hh, weights.bias_ih, weights.bias_hh, weights.weight_hr)
-    return [t for t in (call.x, *maps, *weights.vectors.values(), *call.states) if t is not None]
+def _wanted(call: Call) -> list[Tensor]:
+    """What a gradient is taken by."""
+    return [tensor for tensor in call.tensors() if tensor is not None and tensor.requires_grad]
 
 
 def _sample(call: Call) -> Call:
     """The same call with fewer steps and tensors of its own: no gradient of the caller is touched."""
-
-    def own(tensor: Any) -> Any:
-        return None if tensor is None else tensor.detach().requires_grad_(tensor.requires_grad)
-
-    weights = call.weights
-    maps = (weights.weight_ih, weights.weight_hh, weights.bias_ih, weights.bias_hh, weights.weight_hr)
-    vectors = {name: own(vector) for name, vector in weights.vectors.items()}
-    states = tuple(own(state) for state in call.states)
-    x = own(call.x[:MEASURED_STEPS])
-    return replace(call, x=x, weights=Weights(*map(own, maps), vectors=vectors), states=states)
+    own = call.changed(lambda tensor: tensor.detach().requires_grad_(tensor.requires_grad))
+    return replace(own, x=own.x[:MEASURED_STEPS].detach().requires_grad_(own.x.requires_grad))
 
 
 def _tried(backend: Backend, call: Call) -> float:
@@ -88,7 +78,7 @@ def _tried(backend: Backend, call: Call) -> float:
 
 def _measured(backend: Backend, call: Call) -> float:
     """Seconds of a call, with its gradient where one is recorded."""
-    wanted = [tensor for tensor in _tensors(call) if tensor.requires_grad]
+    wanted = _wanted(call)
     best = float("inf")
     for repeat in range(1 + REPEATS):
         begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))

@@ -67,6 +67,4 @@ class NativeBackend:
 
 def _parameters(call: Call) -> list[Tensor]:
     """The weights in torch's flat order."""
-    weights = call.weights
-    order = (weights.weight_ih, weights.weight_hh, weights.bias_ih, weights.bias_hh, weights.weight_hr)
-    return [weight for weight in order if weight is not None]
+    return [weight for weight in call.weights.maps if weight is not None]

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gatewright.backends.call import Call, Result
+from gatewright.backends.call import Call, Result, states_of
 from gatewright.backends.cpu import engine
 from gatewright.backends.cpu import passes as cpu_passes
 from gatewright.backends.gpu import engine as gpu_engine
@@ -26,7 +26,6 @@ from gatewright.backends.sequence import (
     hoisted,
     operands_of,
     records_gradient,
-    states_of,
     wanted,
 )
 from gatewright.compiler.graph import Graph

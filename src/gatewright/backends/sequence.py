@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from gatewright.backends.call import Call, Result, Weights
+from gatewright.backends.call import Call, Result, Weights, states_of
 from gatewright.backends.eager import EagerBackend
 from gatewright.compiler.graph import Graph
 from gatewright.compiler.interpret import GraphCell
@@ -28,14 +28,30 @@ SEGMENTS = 8
 """Where gates are computed again: the segments of a sequence, and the fewest steps of one."""
 
 
+class Ends(NamedTuple):
+    """Where the rows of a batch end.
+
+    Attributes:
+        lengths: behind so many steps of each row the masks hold its states.
+        sections: of equal size, within each of which lengths fall.
+    """
+
+    lengths: tuple[int, ...]
+    sections: int
+
+
 class Operands(NamedTuple):
-    """What a pass reads, as ``Call`` has it, with the vector weights of the lowered graph."""
+    """What a pass reads, as ``Call`` has it, with the vector weights of the lowered graph.
+
+    ``ends`` is where the rows end, if a pass may leave out what is behind.
+    """
 
     x: Tensor
     weights: Any  # weight_ih, then weight_hh, bias_ih, bias_hh and weight_hr, of which any may be None
     vectors: tuple[Tensor, ...]
     states: tuple[Tensor, ...]
     masks: tuple[Tensor, ...] = ()
+    ends: Ends | None = None
 
     def flat(self) -> tuple[Tensor | None, ...]:
         """All of them in one row."""
@@ -93,30 +109,16 @@ def graph_of(cell: str) -> Graph:
 
 def operands_of(call: Call, hoist: Callable[..., tuple[Tensor, ...]] = hoisted) -> Operands:
     """The operands of a call; expressions of vector weights are computed here, once, by ``hoist``."""
-    weights = call.weights
     vectors = ()
     if call.cell.graph.vector_weights:
-        given = (weights.vectors[name] for name in call.cell.graph.vector_weights)
+        given = (call.weights.vectors[name] for name in call.cell.graph.vector_weights)
         vectors = hoist(call.cell.serialized, *given)
-    maps = (weights.weight_ih, weights.weight_hh, weights.bias_ih, weights.bias_hh, weights.weight_hr)
-    return Operands(call.x, maps, vectors, call.states, call.masks)
+    return Operands(call.x, call.weights.maps, vectors, call.states, call.masks)
 
 
 def records_gradient(operands: Operands) -> bool:
     """Whether autograd will ask for gradients of a call."""
     return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in operands.flat())
-
-
-class Ends(NamedTuple):
-    """Where the rows of a batch end.
-
-    Attributes:
-        lengths: behind so many steps of each row the masks hold its states.
-        sections: of equal size, within each of which lengths fall.
-    """
-
-    lengths: tuple[int, ...]
-    sections: int
 
 
 class Passes(Protocol):
@@ -131,12 +133,11 @@ class Passes(Protocol):
         training: bool,
         every: bool = False,
         y: Tensor | None = None,
-        ends: Ends | None = None,
     ) -> Pass:
         """Run from the first step to the last, and keep what the gradient needs where ``training``.
 
         With ``every`` the states of every step are given; ``y`` is where the output is to stand,
-        ``[T, B, P]``, if that is known; behind its end a row need not be run.
+        ``[T, B, P]``, if that is known.
         """
         ...
 
@@ -149,7 +150,6 @@ class Passes(Protocol):
         gradients: Sequence[Tensor | None],
         need_dx: bool,
         every: bool = False,
-        ends: Ends | None = None,
     ) -> Operands:
         """The gradients by the operands, from those by the output and by the final states; None for zero.
 
@@ -170,10 +170,6 @@ class Passes(Protocol):
 
     def output(self, graph: Graph, operands: Operands) -> Tensor:
         """An uninitialised output ``[T, B, P]``."""
-        ...
-
-    def row_order(self, graph: Graph, operands: Operands, lengths: Sequence[int]) -> tuple[list[int], int]:
-        """The order of rows in which most can be left out behind their ends, and its sections."""
         ...
 
     def kept(self, graph: Graph, operands: Operands) -> tuple[Tensor, ...]:
@@ -203,14 +199,6 @@ def run(call: Call, passes: Passes) -> Result:
         return y, states_of(call, y, states)
     found = passes.forward_pass(call.cell.graph, call.reverse, operands, training=False, every=call.every)
     return found.y, states_of(call, found.y, found.every if call.every else found.final)
-
-
-def states_of(call: Call, y: Tensor, states: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    """The states that a call gives, the output among those of every step."""
-    if not call.every:
-        return tuple(states)
-    others, graph = iter(states), call.cell.graph
-    return tuple([y if name == graph.output else next(others) for name in graph.states])
 
 
 def wanted(found: Operands, flat: Sequence[Tensor | None], need_dx: bool) -> list[Tensor | None]:

@@ -36,10 +36,6 @@ class _Rewriting:
         """The index of a node."""
         return self._expressions.add(node)
 
-    def node(self, index: int) -> Node:
-        """The node of an index."""
-        return self._expressions.nodes[index]
-
     def number(self, value: float) -> int:
         """The index of a number."""
         return self._expressions.constant(value)

@@ -226,8 +226,8 @@ def _gate_initialiser(
 def _parameters(layer: Recurrent) -> list[dict[str, nn.Parameter]]:
     """The parameters of each layer and direction, by what they are called without either."""
     own, found = layer._parameters, []
-    for number, suffix in layer._sizes.rows():
-        shapes = layer._sizes.of_direction(number)
+    for number, suffix in layer.sizes.rows():
+        shapes = layer.sizes.of_direction(number)
         named = {kind: own.get(f"{kind}_l{number}{suffix}") for kind in shapes}
         missing = [f"{kind}_l{number}{suffix}" for kind, parameter in named.items() if parameter is None]
         if missing:

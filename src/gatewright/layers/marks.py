@@ -112,7 +112,7 @@ def read_marks(
         hint = "'hold' repeats the output of the last step that counts"
         expected.refuse(f"expected masked as 'hold' or 'zero', received {masked!r}", hint)
     if lengths is None and mask is None and resets is None:
-        return Marks()
+        return NOTHING
     if sequence.packed is not None:
         names = (("lengths", lengths), ("mask", mask), ("resets", resets))
         name = next(name for name, given in names if given is not None)

@@ -59,7 +59,7 @@ class Recurrent(Stack):
         marks = read_marks(lengths, None, None, "hold", padded, self.expectation())
         calls = self.layer_calls(padded.data, states, 0, None, marks, False, draw=False)
         backends = {dispatch.route(call, "auto").backend.name for call in calls}
-        return (padded, marks) if backends <= {"cpu", "gpu"} else (sequence, Marks())
+        return (padded, marks) if backends <= {"cpu", "gpu"} else (sequence, NOTHING)
 
     @overload
     def forward(
@@ -113,9 +113,7 @@ class Recurrent(Stack):
         expected = self.expectation()
         given = sequence = read_sequence(input, expected)
         states = read_states(hx, sequence, expected, self.initial_states())
-        marks = NOTHING
-        if lengths is not None or mask is not None or resets is not None or masked != "hold":
-            marks = read_marks(lengths, mask, resets, masked, sequence, expected)
+        marks = read_marks(lengths, mask, resets, masked, sequence, expected)
         if sequence.packed is not None:
             if all_states:
                 expected.refuse("all_states with a PackedSequence", "give the padded tensor with lengths=...")
@@ -189,7 +187,7 @@ class Recurrent(Stack):
         Raises:
             InputError: a layer of both directions, or what does not fit the layer.
         """
-        self._check_streams("step")
+        self.check_forwards("step")
         if not isinstance(x, Tensor) or x.dim() not in (1, 2):
             received = list(x.shape) if isinstance(x, Tensor) else type(x).__name__
             hint = "give the features of one time step, without a dimension of time"
@@ -211,7 +209,7 @@ class Recurrent(Stack):
         Raises:
             InputError: a layer of both directions, or what does not fit the layer.
         """
-        self._check_streams("chunk")
+        self.check_forwards("chunk")
         return self(x, state)
 
     def stream(self, batch: int = 1, weights: torch.dtype | None = None) -> Stream:
@@ -234,11 +232,12 @@ class Recurrent(Stack):
         expected, calls = self.expectation(), []
         data = torch.zeros(1, state.batch, self.input_size, dtype=expected.dtype, device=expected.device)
         for layer in range(self.num_layers):
-            calls += self.layer_calls(data, state.tensors, layer, None, Marks(), False)
+            calls += self.layer_calls(data, state.tensors, layer, None, NOTHING, False)
             data = data.new_zeros(1, state.batch, self.output_size)
         return calls
 
-    def _check_streams(self, what: str) -> None:
+    def check_forwards(self, what: str) -> None:
+        """Refuse what a layer that also runs in reverse cannot do."""
         if self.bidirectional:
             hint = "make the layer with bidirectional=False, or give it the whole sequence"
             message = f"{type(self).__name__}: {what} is not possible in reverse, which begins at the end"
@@ -251,8 +250,8 @@ class Recurrent(Stack):
     def all_weights(self) -> list[list[nn.Parameter]]:
         """The parameters of each layer and direction, as torch.nn lists them."""
         return [
-            [getattr(self, f"{name}_l{layer}{suffix}") for name in self._sizes.of_direction(layer)]
-            for layer, suffix in self._sizes.rows()
+            [getattr(self, f"{name}_l{layer}{suffix}") for name in self.sizes.of_direction(layer)]
+            for layer, suffix in self.sizes.rows()
         ]
 
     def extra_repr(self) -> str:

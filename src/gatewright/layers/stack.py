@@ -25,26 +25,7 @@ _ORDER = "arguments stand in torch.nn's order; pass options by name"
 
 
 class Stack(nn.Module):
-    """The weights of stacked layers of a cell, and what each of them asks of the backends.
-
-    Args:
-        cell: a cell, or the name of a catalogued one.
-        input_size: ``I``.
-        hidden_size: ``H``.
-        num_layers: ``L``.
-        bias: whether the maps have biases.
-        batch_first: whether dense inputs and outputs are ``[B, T, ·]``.
-        dropout: probability of dropping an output of every layer but the last, in training.
-        bidirectional: whether a second set of weights runs over the sequence in reverse.
-        proj_size: ``P``, when the output state is projected to another size after every step, else 0.
-        device: of the parameters.
-        dtype: of the parameters.
-        **options: what torch does not have, by name: see ``gatewright.layers.options.Options``.
-
-
-    Attributes:
-        options: those that were given.
-    """
+    """The weights of stacked layers, and what each asks of the backends; arguments as in ``Recurrent``."""
 
     def __init__(
         self,
@@ -76,12 +57,12 @@ class Stack(nn.Module):
         self.options = read_options(type(self).__name__, self.cell, hidden_size, options)
         self._check_projection()
         self._cell = cell_with(self.cell, self.options)
-        self._sizes = Parameters(
+        self.sizes = Parameters(
             self._cell.graph, input_size, hidden_size, num_layers, self._directions, bias, proj_size,
             self.options.heads, self.options.pre_norm, self.options.train_initial_state,
         )  # fmt: skip
-        self._names = {row: self._weight_names(*row) for row in self._sizes.rows()}
-        for name, shape in self._sizes.shapes().items():
+        self._names = {row: self._weight_names(*row) for row in self.sizes.rows()}
+        for name, shape in self.sizes.shapes().items():
             self.register_parameter(name, nn.Parameter(torch.empty(shape, device=device, dtype=dtype)))
         self.reset_parameters()
 
@@ -156,13 +137,13 @@ class Stack(nn.Module):
     def reset_parameters(self) -> None:
         """Draw every parameter from U(−1/√H, 1/√H) as torch; norms begin at gain 1, initial states at 0."""
         for name, parameter in self.named_parameters():
-            self._sizes.draw(name, parameter)
+            self.sizes.draw(name, parameter)
 
     # ---------------------------------------------------------------- weights
 
     def _weight_names(self, layer: int, suffix: str) -> tuple[tuple[str | None, ...], tuple[str, ...]]:
         """The parameters in the order of ``Weights``, None for one that there is not, then the vectors'."""
-        shapes = self._sizes.of_direction(layer)
+        shapes = self.sizes.of_direction(layer)
         maps = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr")
         vectors = tuple(f"vector_{name}_l{layer}{suffix}" for name in self._cell.graph.vector_weights)
         return tuple(f"{name}_l{layer}{suffix}" if name in shapes else None for name in maps), vectors

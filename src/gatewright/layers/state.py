@@ -97,7 +97,7 @@ class State(Mapping[str, Tensor]):
         """
         index = self._index(rows)
         if initial is not None:
-            self._check_same(initial, rows_too=True)
+            self.check_same(initial, rows_too=True)
         chosen = torch.zeros(self.batch, dtype=torch.bool, device=self.tensors[0].device)
         chosen[index] = True
         chosen = chosen.view(1, -1, 1)
@@ -111,7 +111,7 @@ class State(Mapping[str, Tensor]):
     def join(self, *others: State) -> State:
         """The rows of this state, then those of the others."""
         for other in others:
-            self._check_same(other, rows_too=False)
+            self.check_same(other, rows_too=False)
         return self._with(
             {name: torch.cat([value, *(o[name] for o in others)], dim=1) for name, value in self.items()}
         )
@@ -165,7 +165,7 @@ class State(Mapping[str, Tensor]):
             raise InputError(f"State: expected rows of a batch of {self.batch}, received {rows!r}", hint)
         return index
 
-    def _check_same(self, other: State, *, rows_too: bool) -> None:
+    def check_same(self, other: State, *, rows_too: bool) -> None:
         """Another state is of the same cell and sizes."""
 
         def shape(value: Tensor) -> tuple[int, ...]:

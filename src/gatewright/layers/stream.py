@@ -37,15 +37,15 @@ class Stream:
     """
 
     def __init__(self, layer: Recurrent, batch: int = 1, weights: torch.dtype | None = None) -> None:
-        layer._check_streams("stream")
+        layer.check_forwards("stream")
         self._layer, self._name = layer, type(layer).__name__
         # the same weights in evaluation, whatever the layer itself is in meanwhile
         self._evaluated = copy.copy(layer)
         self._evaluated.training = False
         self._state = layer.make_state(batch).detach()
         self._shape = torch.Size((batch, layer.input_size))
-        weight: Tensor = layer._weight("weight_ih_l0")
-        self._dtype, self._device = weight.dtype, weight.device
+        expected = layer.expectation()
+        self._dtype, self._device = expected.dtype, expected.device
         if weights not in (None, torch.bfloat16, self._dtype):
             hint = "leave it out, or give torch.bfloat16"
             raise InputError(
@@ -63,7 +63,7 @@ class Stream:
             self._words, self._place = first.words, first.x
             for before, step in zip(self._steps, others, strict=False):
                 step.words[step.x] = before.y.data_ptr()
-            self.layer_calls = [(step.enter, step.address) for step in self._steps]
+            self._kernels = [(step.enter, step.address) for step in self._steps]
             self._y = self._steps[-1].y[0]
 
     def _steady(self, short: bool) -> list[Steady]:
@@ -110,7 +110,7 @@ class Stream:
         if not x.is_contiguous() or x.is_neg():
             x = x.resolve_neg().contiguous()
         self._words[self._place] = x.data_ptr()
-        for enter, address in self.layer_calls:
+        for enter, address in self._kernels:
             enter(address, 0)
         return self._y
 
@@ -138,7 +138,7 @@ class Stream:
 
     @state.setter
     def state(self, state: State) -> None:
-        self._state._check_same(state, rows_too=True)
+        self._state.check_same(state, rows_too=True)
         state = state.to(self._dtype)
         if not self.fused:
             self._state = state.detach().clone()

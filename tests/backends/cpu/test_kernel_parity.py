@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from benchmarks.kernel_parity import changed, compare, compare_random, leaves, make_call, random_call, results
+from benchmarks.kernel_parity import compare, compare_random, leaves, make_call, random_call, results
 from benchmarks.parity import TOLERANCES, Sizes
 from rewritten import REWRITES, rewritten
 from test_expressive_cells import CELLS as EXPRESSIVE
@@ -200,7 +200,7 @@ def test_gradients_by_some_of_the_operands(name):
     whole = make_call(CELLS[name], Sizes(T=5, B=3, I=4, H=7))
     expected = results(whole, "cpu").gradients
     for wanted in leaves(whole):
-        call = changed(whole, lambda tensor: tensor.detach().clone())
+        call = whole.changed(lambda tensor: tensor.detach().clone())
         leaves(call)[wanted].requires_grad_()
         found = results(call, "cpu").gradients
         assert list(found) == [wanted]
@@ -224,7 +224,7 @@ def turned_around(tensor):
 @pytest.mark.parametrize("lay_out", [strided, turned_around])
 def test_operands_laid_out_in_other_ways(lay_out, reverse):
     call = make_call(CELLS["peephole_lstm"], Sizes(T=5, B=3, I=4, H=7), reverse=reverse)
-    other = changed(call, lambda tensor: lay_out(tensor.detach()).requires_grad_())
+    other = call.changed(lambda tensor: lay_out(tensor.detach()).requires_grad_())
     expected, found = results(call, "cpu"), results(other, "cpu")
     for a, b in ((found.outputs, expected.outputs), (found.gradients, expected.gradients)):
         for name, tensor in b.items():

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from benchmarks.kernel_parity import changed, compare, compare_random, make_call, random_call, results
+from benchmarks.kernel_parity import compare, compare_random, make_call, random_call, results
 from benchmarks.parity import Sizes
 from rewritten import REWRITES, rewritten
 from test_expressive_cells import CELLS as EXPRESSIVE
@@ -82,7 +82,7 @@ def on_device(call):
     return (
         call
         if DEVICE == "cpu"
-        else changed(call, lambda t: t.detach().to(DEVICE).requires_grad_(t.requires_grad))
+        else call.changed(lambda t: t.detach().to(DEVICE).requires_grad_(t.requires_grad))
     )
 
 

@@ -5,14 +5,22 @@ from __future__ import annotations
 import ctypes
 from array import array
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from gatewright.backends.cpu import engine, memory, threads, tiling
+from gatewright.backends.cpu.arguments import (
+    WEIGHTS,
+    history_names,
+    set_kept,
+    set_masks,
+    set_sequence,
+    set_weights,
+)
 from gatewright.backends.cpu.layout import (
     LINE_WORDS,
     SIZES,
@@ -23,9 +31,10 @@ from gatewright.backends.cpu.layout import (
     forward_layout,
     gradient_names,
 )
+from gatewright.backends.cpu.sections import running_rows
 from gatewright.backends.cpu.tiling import Grid, Shape
 from gatewright.backends.cpu.vectors import Vectors
-from gatewright.backends.sequence import Ends
+from gatewright.backends.sequence import Ends, Operands
 from gatewright.compiler.graph import Graph
 from gatewright.compiler.schedule import Schedule, schedule
 
@@ -36,8 +45,6 @@ _LINE = 64
 
 _STATUS = ctypes.c_int64 * 3
 """Whether the team was too small, long waits within a group, long waits of all."""
-
-_WEIGHTS = ("w_ih", "w_hh", "b_ih", "b_hh", "w_hr")
 
 
 class _Prepared:
@@ -122,8 +129,10 @@ class _Prepared:
             ends: of rows that the masks hold behind them, or None.
             reverse: whether the sequence is run from its last step to its first.
         """
-        # kept until the kernel has run: it reads them
-        running = self._running(words, ends, reverse)
+        # the kernel reads it, and it is kept until this function ends
+        running = None if ends is None else running_rows(ends, self.shape.T, reverse)
+        if running is not None:
+            words[self.place["running"]] = running.ctypes.data
         library, lease = self.library(), memory.Lease(self.size)
         self.lay_out(words, lease.address)
         count, waiting = self.grid.threads, self.grid.column_groups > 1
@@ -141,15 +150,6 @@ class _Prepared:
             threads.launch(library, words, 1)
         elif waiting:
             threads.note_waits(status[1])
-        del running
-
-    def _running(self, words: array[int], ends: Ends | None, reverse: bool) -> np.ndarray | None:
-        """How many rows of each section are run at each step, as an argument of the kernel."""
-        if ends is None:
-            return None
-        running = running_rows(ends, self.shape.T, reverse)
-        words[self.place["running"]] = running.ctypes.data
-        return running
 
 
 def output(steps: int, batch: int, features: int, dtype: torch.dtype) -> Tensor:
@@ -218,7 +218,7 @@ class Forward(_Prepared):
         )  # fmt: skip
 
     def __call__(
-        self, reverse: bool, operands: Any, y: Tensor | None, ends: Ends | None
+        self, reverse: bool, operands: Operands, y: Tensor | None
     ) -> tuple[Tensor, tuple[Tensor, ...], tuple[Tensor, ...], tuple[Tensor, ...]]:
         """Run: the output, the final states, what is kept for the gradient, and the states of every step."""
         shape, place, words = self.shape, self.place, self.words()
@@ -243,7 +243,7 @@ class Forward(_Prepared):
         for number, state in enumerate(operands.states):
             words[place[f"first_{number}"]] = state.data_ptr()
             words[place[f"final_{number}"]] = final[number].data_ptr()
-        self.run(words, ends, reverse)
+        self.run(words, operands.ends, reverse)
         # in the order of the steps that are run; a reader wants that of time
         return y, tuple(final), kept, tuple(h.flip(0) for h in every) if reverse else every
 
@@ -297,12 +297,11 @@ class Backward(_Prepared):
     def __call__(
         self,
         reverse: bool,
-        operands: Any,
+        operands: Operands,
         found: Any,
         by_steps: Sequence[Tensor | None],
         dfinal: Sequence[Tensor | None],
         need_dx: bool,
-        ends: Ends | None,
     ) -> tuple[Tensor, tuple[Tensor, ...], tuple[Tensor, ...], tuple[Tensor, ...]]:
         """Run: gradients of the input, the weights, the vector weights and the initial states."""
         shape, place, words = self.shape, self.place, self.words()
@@ -318,12 +317,13 @@ class Backward(_Prepared):
         dx = operands.x.new_empty(0)
         if need_dx:
             dx = output(shape.T, shape.B, shape.I, self.dtype)
-            if ends is not None:
+            if operands.ends is not None:
+                # rows behind their ends are not written
                 dx.zero_()
             set_sequence(words, place, "dx", dx, reverse)
             words[place["need_dx"]] = 1
         dweights = tuple(torch.empty_like(weight) for weight in operands.weights)
-        for name, weight, gradient in zip(_WEIGHTS, operands.weights, dweights, strict=True):
+        for name, weight, gradient in zip(WEIGHTS, operands.weights, dweights, strict=True):
             if name in place:
                 words[place[name]] = weight.data_ptr()
             words[place[f"d{name}"]] = gradient.data_ptr()
@@ -337,51 +337,8 @@ class Backward(_Prepared):
             words[place[f"first_{number}"]] = state.data_ptr()
             words[place[f"dfinal_{number}"]] = zeros if last is None else last.data_ptr()
             words[place[f"dfirst_{number}"]] = dfirst[number].data_ptr()
-        self.run(words, ends, reverse)
+        self.run(words, operands.ends, reverse)
         return dx, dweights, dvectors, dfirst
-
-
-def history_names(graph: Graph) -> list[str]:
-    """The arguments that are all values of the states that are no output."""
-    return [f"history_{i}" for i, state in enumerate(graph.states) if state != graph.output]
-
-
-def set_kept(words: array[int], place: dict[str, int], plan: Schedule, kept: Sequence[Tensor]) -> None:
-    """What a forward pass keeps, as arguments of a kernel."""
-    histories = list(kept)
-    if plan.saved:
-        words[place["saved"]] = histories.pop(0).data_ptr()
-    for name, history in zip([*history_names(plan.graph), "hidden"], histories, strict=False):
-        words[place[name]] = history.data_ptr()
-
-
-def set_sequence(words: array[int], place: dict[str, int], name: str, tensor: Tensor, reverse: bool) -> None:
-    """A sequence ``[T, B, ·]`` as pointer and strides, beginning with the step that is run first."""
-    step, row = tensor.stride()[:2]
-    pointer = tensor.data_ptr()
-    if reverse:
-        pointer += step * (tensor.shape[0] - 1) * tensor.element_size()
-        step = -step
-    words[place[name]] = pointer
-    words[place[f"{name}_step"]] = step
-    if f"{name}_row" in place:
-        words[place[f"{name}_row"]] = row
-
-
-def set_weights(words: array[int], place: dict[str, int], operands: Any) -> None:
-    """Weights and vector weights as arguments of a forward kernel."""
-    for name, weight in zip(_WEIGHTS, operands.weights, strict=True):
-        words[place[name]] = weight.data_ptr()
-    for number, vector in enumerate(operands.vectors):
-        words[place[f"vector_{number}"]] = vector.data_ptr()
-
-
-def set_masks(
-    words: array[int], place: dict[str, int], plan: Schedule, masks: Sequence[Tensor], reverse: bool
-) -> None:
-    """Masks as arguments of a kernel."""
-    for number, ((kind, _), mask) in enumerate(zip(plan.graph.masks, masks, strict=True)):
-        set_sequence(words, place, f"mask_{number}", mask, reverse and kind != "unit_mask")
 
 
 # what writes kernels is loaded when one is to be written: most calls find theirs on the disk
@@ -418,17 +375,7 @@ def _zeros(dtype: torch.dtype, count: int) -> Tensor:
 @lru_cache(maxsize=256)
 def _signature(graph: Graph) -> str:
     """A graph without its name: cells of the same equations share their code."""
-    return repr(
-        (
-            graph.nodes,
-            graph.states,
-            graph.results,
-            graph.output,
-            graph.recurrent_maps,
-            graph.input_maps,
-            graph.masks,
-        )
-    )
+    return repr(replace(graph, name="", source=""))
 
 
 @lru_cache(maxsize=1024)
@@ -457,32 +404,3 @@ def backward(
 ) -> Backward:
     """The backward call of a cell for the sizes of ``Shape`` on so many threads, made ready."""
     return Backward(graph, dtype, Shape(*sizes), count, every, sections)
-
-
-@lru_cache(maxsize=64)
-def running_rows(ends: Ends, steps: int, reverse: bool) -> np.ndarray:
-    """How many rows of each section are run at each step, from its first row: ``[sections, T]`` of int64.
-
-    Steps are counted as they are run.
-    """
-    left = np.array(ends.lengths)[:, None] > np.arange(steps)
-    if reverse:
-        # the step behind the end is run too: there the gradient by the first state that is handed on is found
-        left[:, 1:] |= left[:, :-1].copy()
-        left = left[:, ::-1]
-    batch, counts = len(ends.lengths), np.zeros((ends.sections, steps), np.int64)
-    for section in range(ends.sections):
-        stop = batch * (section + 1) // ends.sections
-        counts[section] = left[batch * section // ends.sections : stop].sum(0)
-    return counts
-
-
-def row_order(lengths: Sequence[int], sections: int) -> list[int]:
-    """The rows dealt out to sections, one a group of threads: lengths fall within each, all do as much."""
-    batch = len(lengths)
-    sizes = [batch * (section + 1) // sections - batch * section // sections for section in range(sections)]
-    dealt: list[list[int]] = [[] for _ in range(sections)]
-    for row in sorted(range(batch), key=lambda row: -lengths[row]):
-        rest = (section for section in range(sections) if len(dealt[section]) < sizes[section])
-        dealt[min(rest, key=lambda section: len(dealt[section]))].append(row)
-    return [row for rows in dealt for row in rows]

@@ -12,7 +12,7 @@ from torch import Tensor
 from gatewright.backends.call import Call
 from gatewright.backends.cpu import engine, launch, threads
 from gatewright.backends.cpu.tiling import Shape
-from gatewright.backends.sequence import Ends, Operands, Pass, operands_of, records_gradient
+from gatewright.backends.sequence import Operands, Pass, operands_of, records_gradient
 from gatewright.compiler.graph import Graph
 from gatewright.compiler.schedule import schedule
 
@@ -64,7 +64,6 @@ def forward_pass(
     training: bool,
     every: bool = False,
     y: Tensor | None = None,
-    ends: Ends | None = None,
 ) -> Pass:
     """Run the forward kernel.
 
@@ -75,21 +74,23 @@ def forward_pass(
         training: keep what the gradient needs.
         every: give the states of every step.
         y: where the output is to stand, ``[T, B, P]``, or None.
-        ends: of rows that the masks hold behind them, or None.
 
     Returns:
         Output, final states and what was kept.
     """
     if 0 in operands.x.shape[:2]:
         return _empty_pass(graph, operands, training, every)
-    prepared = launch.forward(*_key(graph, operands), training, every, ends.sections if ends else 0)
-    return Pass(*prepared(reverse, readable(operands), y, ends))
+    prepared = launch.forward(*_key(graph, operands), training, every, _sections(operands))
+    return Pass(*prepared(reverse, readable(operands), y))
 
 
-def row_order(graph: Graph, operands: Operands, lengths: Sequence[int]) -> tuple[list[int], int]:
-    """The order of rows in which most can be left out behind their ends, and its sections."""
-    sections = launch.forward(*_key(graph, operands), False).grid.row_groups
-    return launch.row_order(lengths, sections), sections
+def row_groups(graph: Graph, operands: Operands) -> int:
+    """Over how many groups of threads the rows of a call are divided."""
+    return launch.forward(*_key(graph, operands), False).grid.row_groups
+
+
+def _sections(operands: Operands) -> int:
+    return operands.ends.sections if operands.ends is not None else 0
 
 
 def output(graph: Graph, operands: Operands) -> Tensor:
@@ -122,7 +123,6 @@ def backward_pass(
     gradients: Sequence[Tensor | None],
     need_dx: bool,
     every: bool = False,
-    ends: Ends | None = None,
 ) -> Operands:
     """Run the backward kernel.
 
@@ -134,7 +134,6 @@ def backward_pass(
         gradients: by the output and by the final states; None for zero.
         need_dx: whether the gradient by the input is wanted.
         every: the gradients are not by the final states but by all values of those that are no output.
-        ends: as in the forward pass.
 
     Returns:
         The gradients by the operands; that by ``x`` is empty when it is not wanted, and there are gradients
@@ -150,9 +149,9 @@ def backward_pass(
         zero = [torch.zeros_like(tensor) for tensor in (operands.x, *operands.weights, *operands.vectors)]
         return Operands.of([*zero, *first], len(operands.vectors), 0)
     dfinal = [None if d is None else _plain(d) for d in dfinal]
-    prepared = launch.backward(*key, every, ends.sections if ends else 0)
+    prepared = launch.backward(*key, every, _sections(operands))
     by_steps = [_by_steps(d) for d in (dy, *devery)]
-    return Operands(*prepared(reverse, operands, found, by_steps, dfinal, need_dx, ends))
+    return Operands(*prepared(reverse, operands, found, by_steps, dfinal, need_dx))
 
 
 def _by_steps(gradient: Tensor | None) -> Tensor | None:
@@ -181,7 +180,7 @@ def readable(operands: Operands) -> Operands:
     states = tuple(_plain(state) for state in operands.states)
     # gaps between the steps or rows of a mask do not matter
     masks = tuple(m if m[:1].is_contiguous() else _plain(m) for m in operands.masks)
-    return Operands(x, weights, vectors, states, masks)
+    return operands._replace(x=x, weights=weights, vectors=vectors, states=states, masks=masks)
 
 
 def _plain(tensor: Tensor) -> Tensor:

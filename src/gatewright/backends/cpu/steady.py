@@ -13,6 +13,7 @@ from torch import Tensor
 
 from gatewright.backends.call import Call
 from gatewright.backends.cpu import launch, memory
+from gatewright.backends.cpu.arguments import set_sequence, set_weights
 from gatewright.backends.cpu.passes import readable
 from gatewright.backends.sequence import operands_of
 
@@ -48,9 +49,9 @@ class Steady:
         self._prepared = prepared
         self.words, self._space = prepared.words(), memory.Lease(prepared.size)
         prepared.lay_out(self.words, self._space.address)
-        launch.set_weights(self.words, place, operands)
-        launch.set_sequence(self.words, place, "x", operands.x, False)
-        launch.set_sequence(self.words, place, "y", self.y, False)
+        set_weights(self.words, place, operands)
+        set_sequence(self.words, place, "x", operands.x, False)
+        set_sequence(self.words, place, "y", self.y, False)
         for number, state in enumerate(self.states):
             # read before it is written
             self.words[place[f"first_{number}"]] = self.words[place[f"final_{number}"]] = state.data_ptr()

@@ -18,7 +18,7 @@ from gatewright.backends.gpu.gradients import Adjoints
 from gatewright.backends.gpu.kernel import Format
 from gatewright.backends.gpu.room import Room, blocks_of
 from gatewright.backends.gpu.scan import backward_scan, forward_scan
-from gatewright.backends.sequence import Ends, Operands, Pass, operands_of, records_gradient
+from gatewright.backends.sequence import Operands, Pass, operands_of, records_gradient
 from gatewright.compiler.graph import Graph
 from gatewright.compiler.schedule import Schedule, schedule
 
@@ -107,11 +107,6 @@ def output(graph: Graph, operands: Operands) -> Tensor:
     return operands.x.new_empty(steps, batch, width)
 
 
-def row_order(graph: Graph, operands: Operands, lengths: Sequence[int]) -> tuple[list[int], int]:
-    """As it is: all rows are run, and the masks hold their states."""
-    return list(range(len(lengths))), 1
-
-
 def kept(graph: Graph, operands: Operands) -> tuple[Tensor, ...]:
     """Uninitialised, what a forward pass keeps: saved nodes, and the states that are no output in float32."""
     steps, batch, _, hidden, _, _ = operands.sizes(graph)
@@ -127,7 +122,6 @@ def forward_pass(
     training: bool,
     every: bool = False,
     y: Tensor | None = None,
-    ends: Ends | None = None,
 ) -> Pass:
     """Run the input product and the forward kernels."""
     plan, x = schedule(graph), operands.x
@@ -174,7 +168,6 @@ def backward_pass(
     gradients: Sequence[Tensor | None],
     need_dx: bool,
     every: bool = False,
-    ends: Ends | None = None,
 ) -> Operands:
     """Run the backward kernels, and behind them the products of the whole sequence."""
     plan, x = schedule(graph), operands.x

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from rewritten import rewritten
 
 import gatewright as gw
-from gatewright.backends import ragged
-from gatewright.backends.cpu import launch, threads
+from gatewright.backends.cpu import launch, ragged, threads
+from gatewright.backends.cpu.sections import row_order, running_rows
 from gatewright.backends.sequence import Ends
 
 pytestmark = pytest.mark.usefixtures("poison")
@@ -80,15 +80,15 @@ def test_rows_are_dealt_out_to_threads(monkeypatch, count):
 
 def test_rows_within_a_group_fall_and_groups_do_as_much():
     lengths = (3, 9, 1, 7, 5, 8, 2)
-    order = launch.row_order(lengths, 2)
+    order = row_order(lengths, 2)
     assert sorted(order) == list(range(7))
     groups = [[lengths[row] for row in rows] for rows in (order[:3], order[3:])]
     assert groups == [[9, 7, 3], [8, 5, 2, 1]]
     ends = Ends(tuple(lengths[row] for row in order), 2)
-    running = launch.running_rows(ends, 9, False)
+    running = running_rows(ends, 9, False)
     assert running.tolist() == [[3, 3, 3, 2, 2, 2, 2, 1, 1], [4, 3, 2, 2, 2, 1, 1, 1, 0]]
     # in reverse a row is run one step before its last one, in the order of the steps that are run
-    assert launch.running_rows(Ends((2, 0), 1), 4, True).tolist() == [[0, 1, 1, 1]]
+    assert running_rows(Ends((2, 0), 1), 4, True).tolist() == [[0, 1, 1, 1]]
 
 
 def test_what_stands_behind_a_row_is_not_read():

@@ -11,19 +11,18 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from gatewright.backends.call import Call, Result
-from gatewright.backends.cpu import memory
+from gatewright.backends.call import Call, Result, states_of
+from gatewright.backends.cpu import memory, passes
+from gatewright.backends.cpu.sections import row_order
 from gatewright.backends.sequence import (
     Ends,
     Operands,
     Pass,
-    Passes,
     Way,
     keep,
     kept_of,
     operands_of,
     records_gradient,
-    states_of,
     through_equations,
     wanted,
 )
@@ -55,11 +54,12 @@ def is_worth(call: Call) -> bool:
     return sum(call.lengths) < WORTH * steps * batch
 
 
-def run(call: Call, passes: Passes) -> Result:
-    """Run a call whose rows end at different steps on the kernels of a backend."""
+def run(call: Call) -> Result:
+    """Run a call whose rows end at different steps."""
     assert call.lengths is not None
     operands, graph = operands_of(call), call.cell.graph
-    order, sections = passes.row_order(graph, operands, call.lengths)
+    sections = passes.row_groups(graph, operands)
+    order = row_order(call.lengths, sections)
     index = torch.tensor(order, device=call.x.device)
     back = torch.empty_like(index)
     back[index] = torch.arange(len(order), device=call.x.device)
@@ -69,8 +69,8 @@ def run(call: Call, passes: Passes) -> Result:
     if records_gradient(operands):
         y, *states = _Ragged.apply(way, deal, *operands.flat())
         return y, states_of(call, y, states)
-    found = _forward(way, deal, _dealt(graph, operands, deal.order), training=False)
-    y, *states = _results(way, deal, found)
+    found = _forward(way, _dealt(graph, operands, deal), training=False)
+    y, *states = _results(way.every, deal, found)
     return y, states_of(call, y, states)
 
 
@@ -79,11 +79,11 @@ class _Ragged(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, way: Way, deal: Deal, *flat: Tensor | None) -> Any:
-        given = _dealt(way.graph, Operands.of(flat, way.vectors, way.masks), deal.order)
-        found = _forward(way, deal, given, training=True)
+        given = _dealt(way.graph, Operands.of(flat, way.vectors, way.masks), deal)
+        found = _forward(way, given, training=True)
         keep(ctx, way, flat, (given.x, *given.states, *given.masks, found.y, *found.kept))
         ctx.deal = deal
-        return _results(way, deal, found)
+        return _results(way.every, deal, found)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Any, ...]:
@@ -92,8 +92,15 @@ class _Ragged(torch.autograd.Function):
             return None, None, *through_equations(way, operands, gradients)
         states = 1 + len(operands.states)
         masks = states + way.masks
-        given = operands._replace(x=more[0], states=tuple(more[1:states]), masks=tuple(more[states:masks]))
         deal: Deal = ctx.deal
+        given = Operands(
+            more[0],
+            operands.weights,
+            operands.vectors,
+            tuple(more[1:states]),
+            tuple(more[states:masks]),
+            deal.ends,
+        )
         by_steps = len(gradients) if way.every else 1
         dealt = [
             None if g is None else _gathered(g, 1 if i < by_steps else 0, deal.order)
@@ -108,30 +115,27 @@ class _Ragged(torch.autograd.Function):
             dealt,
             need_dx,
             way.every,
-            ends=deal.ends,
         )
         dx = _gathered(found.x, 1, deal.back) if need_dx else found.x
         found = found._replace(x=dx, states=tuple(_gathered(s, 0, deal.back) for s in found.states))
         return None, None, *wanted(found, flat, need_dx)
 
 
-def _forward(way: Way, deal: Deal, operands: Operands, *, training: bool) -> Pass:
-    return way.passes.forward_pass(
-        way.graph, way.reverse, operands, training=training, every=way.every, ends=deal.ends
-    )
+def _forward(way: Way, operands: Operands, *, training: bool) -> Pass:
+    return way.passes.forward_pass(way.graph, way.reverse, operands, training=training, every=way.every)
 
 
-def _results(way: Way, deal: Deal, found: Pass) -> tuple[Tensor, ...]:
+def _results(every: bool, deal: Deal, found: Pass) -> tuple[Tensor, ...]:
     """The output and the states, their rows in the caller's order."""
     y = _gathered(found.y, 1, deal.back)
-    if way.every:
+    if every:
         return y, *(_gathered(values, 1, deal.back) for values in found.every)
     return y, *(_gathered(state, 0, deal.back) for state in found.final)
 
 
-def _dealt(graph: Graph, operands: Operands, order: Tensor) -> Operands:
-    """The operands with their rows in another order."""
-    kinds = (kind for kind, _ in graph.masks)
+def _dealt(graph: Graph, operands: Operands, deal: Deal) -> Operands:
+    """The operands with their rows in another order, and where they end."""
+    kinds, order = (kind for kind, _ in graph.masks), deal.order
     return operands._replace(
         x=_gathered(operands.x, 1, order),
         states=tuple(_gathered(state, 0, order) for state in operands.states),
@@ -139,6 +143,7 @@ def _dealt(graph: Graph, operands: Operands, order: Tensor) -> Operands:
             _gathered(mask, 0 if kind == "unit_mask" else 1, order)
             for kind, mask in zip(kinds, operands.masks, strict=True)
         ),
+        ends=deal.ends,
     )
 
 
