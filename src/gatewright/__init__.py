@@ -24,6 +24,9 @@ from gatewright.compiler.language import tanh as tanh
 from gatewright.compiler.language import where as where
 from gatewright.compiler.trace import CellError as CellError
 from gatewright.data.streams import Streams as Streams
+from gatewright.diagnosis.diagnose import Diagnosis as Diagnosis
+from gatewright.diagnosis.diagnose import diagnose as diagnose
+from gatewright.diagnosis.monitor import Monitor as Monitor
 from gatewright.errors import InputError as InputError
 from gatewright.interop.torch import from_torch as from_torch
 from gatewright.layers.explain import explain as explain

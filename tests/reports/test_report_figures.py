@@ -66,6 +66,7 @@ HARD_LINES = {
     "zeros and a constant": {"a": np.zeros(5), "b": np.full(5, 3.0)},
     "falls to zero": {"a": np.array([1, 1e-45, 0, 0, 1e-300, 0, 1e99])},
     "least positive number": {"a": np.array([5e-324, 0.0])},
+    "least positive numbers": {"a": np.array([5e-324, 1e-310, 0.0])},
     "overflow": {"a": np.array([1e300, np.inf, 1.0])},
     "negative": {"a": np.array([-1.0, -2.0])},
     "no name, many steps": {"": np.arange(5000.0)},

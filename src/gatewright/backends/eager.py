@@ -35,6 +35,14 @@ class EagerBackend:
         """Nothing: no code is generated."""
         return ""
 
+    def observed_maps(self, maps: Tensor) -> Tensor:
+        """The input maps of a call, which go on as they are: who measures something overrides this."""
+        return maps
+
+    def observed_states(self, states: list[Tensor]) -> list[Tensor]:
+        """The states behind a step, in the order of the steps that are run: likewise."""
+        return states
+
     def run(self, call: Call) -> Result:
         """Run the equations over the sequence; input maps are one product before the loop."""
         return heads.apart(call, self._run_dense)
@@ -55,9 +63,9 @@ class EagerBackend:
 
     def _run(self, call: Call) -> Result:
         graph, weights = call.cell.graph, call.weights
-        maps = F.linear(call.x, weights.weight_ih, weights.bias_ih)
+        maps = self.observed_maps(F.linear(call.x, weights.weight_ih, weights.bias_ih))
         steps = maps.unbind(0) if call.batch_sizes is None else maps.split(call.batch_sizes)
-        recurrent = _RecurrentMaps(graph, weights.weight_hh, weights.bias_hh)
+        recurrent = RecurrentMaps(graph, weights.weight_hh, weights.bias_hh)
         vectors = SimpleNamespace(**weights.vectors)
         output = graph.state_index(graph.output)
         states, every = list(call.states), []
@@ -75,6 +83,7 @@ class EagerBackend:
                 new = list(call.cell.step(x, recurrent, vectors, old))
             if weights.weight_hr is not None:
                 new[output] = F.linear(new[output], weights.weight_hr)
+            new = self.observed_states(new)
             outputs[t] = new[output]
             # rows that have ended, or in reverse have not begun, keep their state
             states = [
@@ -118,7 +127,7 @@ def _joined(outputs: list[Tensor], call: Call) -> Tensor:
     return torch.stack(outputs) if call.batch_sizes is None else torch.cat(outputs)
 
 
-class _RecurrentMaps:
+class RecurrentMaps:
     """``U`` on tensors: maps that are applied to the same value share one product."""
 
     def __init__(self, graph: Graph, weight: Tensor | None, bias: Tensor | None) -> None:

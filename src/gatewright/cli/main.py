@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 import gatewright
-from gatewright.cli import demo, fit, predict
+from gatewright.cli import demo, diagnose, fit, predict
 from gatewright.cli.output import deliver, say, use_any_encoding
 from gatewright.errors import InputError
 
@@ -45,6 +45,7 @@ def _options(
 app.command("demo")(demo.demo)
 app.command("fit")(fit.fit)
 app.command("predict")(predict.predict)
+app.command("diagnose")(diagnose.diagnose)
 
 
 def run() -> None:

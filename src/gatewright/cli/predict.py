@@ -13,6 +13,7 @@ import typer
 from gatewright.cli.output import deliver
 from gatewright.errors import InputError
 from gatewright.files import explained, to_json, write_bytes
+from gatewright.tasks.forecast.diagnosed import table_of
 from gatewright.tasks.forecast.fitting import forecast_beyond
 from gatewright.tasks.forecast.frames import csv_text
 from gatewright.tasks.forecast.model import ForecastModel
@@ -49,12 +50,7 @@ def predict(
             raise InputError(f"no run folder {run}", "give a folder that gatewright fit has written")
     model = ForecastModel.load(run / MODEL)
     settings = model.settings.data
-    table = data or (Path(settings.table) if settings.table else None)
-    if table is None:
-        raise InputError("the run was fitted in Python and names no table", "give one with --data")
-    with explained(table, "read"):
-        if data is None and not table.exists():
-            raise InputError(f"the table of the run, {table}, is not there any more", "give one with --data")
+    table = table_of(model, data)
     if out is not None:
         _check_out(out, [table, Path(settings.table or table)], overwrite=overwrite)
     panel = load_panel(settings.model_copy(update={"table": str(table)}))

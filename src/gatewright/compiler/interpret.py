@@ -34,6 +34,15 @@ class GraphCell:
         self, x: Any, recurrent: Any, vectors: Any, states: Sequence[Tensor], masks: Sequence[Tensor] = ()
     ) -> tuple[Tensor, ...]:
         """One time step; arguments and result as in ``Cell.step``, and the masks of the step."""
+        values = self.values(x, recurrent, vectors, states, masks)
+        # that of a map, as a projected state is narrower
+        shape = getattr(x, self.graph.input_maps[0]).shape
+        return tuple(values[result].expand(shape) for result in self.graph.results)
+
+    def values(
+        self, x: Any, recurrent: Any, vectors: Any, states: Sequence[Tensor], masks: Sequence[Tensor] = ()
+    ) -> list[Tensor]:
+        """The values of all nodes at one time step."""
         given = dict(zip(self.graph.states, states, strict=True))
         of_step = dict(zip(self.graph.masks, masks, strict=True))
         values: list[Tensor] = []
@@ -55,6 +64,4 @@ class GraphCell:
                 case operation:
                     value = OPERATIONS[operation].compute(*operands)
             values.append(value)
-        # that of a map, as a projected state is narrower
-        shape = getattr(x, self.graph.input_maps[0]).shape
-        return tuple(values[result].expand(shape) for result in self.graph.results)
+        return values

@@ -22,6 +22,7 @@ from matplotlib.ticker import (
 _SUPERSCRIPT = str.maketrans("0123456789-", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻")
 # what lies beyond is drawn as missing: its squares overflow inside the plotting code
 _LARGEST = 1e100
+_SMALLEST = 5e-324  # above zero
 _MOST_DECADES = 20
 _SAFE_YEARS = (date2num(np.datetime64("0010-01-01")), date2num(np.datetime64("9900-01-01")))
 
@@ -190,30 +191,37 @@ def show_values(ax: Axes) -> None:
     ax.grid(False, axis="x")
 
 
-def show_decades(ax: Axes, lines: Sequence[np.ndarray]) -> bool:
+def show_decades(ax: Axes, lines: Sequence[np.ndarray], *, across: bool = False) -> bool:
     """Make a value axis logarithmic, if there is anything above zero to show on it.
 
     Args:
         ax: where the lines are drawn.
         lines: the values; those at or below zero cannot be shown.
+        across: for the horizontal axis instead of the upright one.
 
     Returns:
         Whether the axis is logarithmic now.
     """
     values = np.concatenate([*lines, np.empty(0)])
     values = values[values > 0]
-    show_values(ax)
+    if not across:
+        show_values(ax)
     if not values.size:
         return False
     high = math.log10(float(values.max()))
     low = max(math.log10(float(values.min())), high - _MOST_DECADES)
-    room = max(0.2, 0.05 * (high - low))
-    ticks = _decade_ticks(low - room, high + room)
-    ax.set_yscale("log")
-    ax.set_ylim(10 ** (low - room), 10 ** (high + room))
-    ax.yaxis.set_major_locator(FixedLocator([value for value, _ in ticks]))
-    ax.yaxis.set_major_formatter(FixedFormatter([label for _, label in ticks]))
-    ax.yaxis.set_minor_locator(NullLocator())
+    room = 0.04 * (high - low) if across and high - low > 1 else max(0.2, 0.05 * (high - low))
+    ticks = decade_ticks(low - room, high + room)
+    axis, set_scale, set_limits = (
+        (ax.xaxis, ax.set_xscale, ax.set_xlim) if across else (ax.yaxis, ax.set_yscale, ax.set_ylim)
+    )
+    # limits are set below; those that the scale would choose fail where equal points stand alone
+    ax.autoscale(False, axis="x" if across else "y")
+    set_scale("log")
+    set_limits(max(10 ** (low - room), _SMALLEST), 10 ** (high + room))
+    axis.set_major_locator(FixedLocator([value for value, _ in ticks]))
+    axis.set_major_formatter(FixedFormatter([label for _, label in ticks]))
+    axis.set_minor_locator(NullLocator())
     return True
 
 
@@ -228,8 +236,8 @@ def say_empty(ax: Axes) -> None:
     ax.text(0.5, 0.5, "no values to draw", transform=ax.transAxes, ha="center", va="center")
 
 
-def _decade_ticks(low: float, high: float) -> list[tuple[float, str]]:
-    """Ticks between two powers of ten, given as exponents: decades, or 1, 2 and 5 where decades are few."""
+def decade_ticks(low: float, high: float) -> list[tuple[float, str]]:
+    """List ticks between two powers of ten, given as exponents: decades, or 1, 2 and 5 where they are few."""
     decades = high - low
     digits = (1, 2, 5) if decades < 2 else (1,)
     stride = max(1, math.ceil(decades / 6))

@@ -7,15 +7,10 @@ different names. Words that the user wrote stay out of the drawing: the page set
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 from gatewright.reports.axes import (
-    NumberFormatter,
     as_numbers,
     as_positions,
     draw_band,
@@ -26,36 +21,25 @@ from gatewright.reports.axes import (
     show_values,
 )
 from gatewright.reports.contents import SeriesForecast
+from gatewright.reports.lines import (
+    NARROW,
+    SMALL,
+    WIDE,
+    LegendEntry,
+    draw_lines,
+    line_legend,
+    listing,
+    look,
+    mark_foot,
+    mark_positions,
+    new_figure,
+    run_starts,
+    show_counts,
+    show_span,
+)
 from gatewright.reports.svg import COLOURS, drawing, inline_svg
 
-_WIDE = (1040, 270)
-_NARROW = (460, 270)
-_SMALL = (350, 250)
 _MOST_RULES = 24
-_LOG_SPAN = 20.0  # a learning curve over more than this ratio is drawn on a log axis
-
-_LINES = ("accent", "line-1", "line-2", "line-3", "line-4", "line-5")
-_DASHES = ((), (5.0, 2.0), (1.5, 1.5), (7.0, 2.0, 1.5, 2.0))
-
-
-@dataclass(frozen=True)
-class LegendEntry:
-    """One line of a legend, to be set by the page.
-
-    Attributes:
-        label: what it stands for; plain text.
-        role: the colour, one of `svg.COLOURS`.
-        mark: what it looks like.
-        dash: lengths of strokes and gaps of a line, empty for a solid one.
-        opacity: of a band, 0 to 1.
-    """
-
-    label: str
-    role: str
-    mark: str = "line"  # or "band", "upright"
-    dash: tuple[float, ...] = ()
-    opacity: float = 1.0
-
 
 _LOSSES = (LegendEntry("training", "accent"), LegendEntry("validation", "line-1", dash=(5.0, 2.0)))
 
@@ -71,13 +55,13 @@ def draw_forecast(series: SeriesForecast, name: str, *, narrow: bool = False) ->
     Returns:
         An `<svg>` element.
     """
-    width, height = _NARROW if narrow else _WIDE
+    width, height = NARROW if narrow else WIDE
     columns = width // 2
     dates, (times, ahead) = as_positions(series.times, series.forecast_times)
     truth, median = as_numbers(series.truth), as_numbers(series.median)
     bands = {level: (as_numbers(low), as_numbers(high)) for level, (low, high) in series.bands.items()}
     with drawing(name):
-        figure, ax = _new_figure(width, height)
+        figure, ax = new_figure(width, height)
         for level in sorted(bands, reverse=True):
             low, high = bands[level]
             draw_band(ax, ahead, low, high, columns, color=COLOURS["band"], alpha=_opacity(len(bands)))
@@ -121,15 +105,15 @@ def draw_error_by_horizon(errors: Mapping[str, np.ndarray], name: str) -> str:
     if not longest:
         return ""
     with drawing(name):
-        figure, ax = _new_figure(*_SMALL)
-        _draw_lines(ax, [(np.arange(1, len(line) + 1.0), line) for line in lines])
+        figure, ax = new_figure(*SMALL)
+        draw_lines(ax, [(np.arange(1, len(line) + 1.0), line) for line in lines])
         show_values(ax)
         top = np.nanmax(np.concatenate([*lines, [0.0]]))
         ax.set_ylim(0, 1.08 * top if top > 0 else 1.0)
-        _show_counts(ax, 1, longest, "steps ahead")
+        show_counts(ax, 1, longest, "steps ahead")
         if not any(np.isfinite(line).any() for line in lines):
             say_empty(ax)
-        return inline_svg(figure, name, f"Mean absolute error by steps ahead of {_listing(errors)}.")
+        return inline_svg(figure, name, f"Mean absolute error by steps ahead of {listing(errors)}.")
 
 
 def draw_learning_curves(history: Mapping[str, np.ndarray], best_epoch: int | None, name: str) -> str:
@@ -148,22 +132,18 @@ def draw_learning_curves(history: Mapping[str, np.ndarray], best_epoch: int | No
     if not longest:
         return ""
     epochs = as_numbers(history.get("epoch", np.arange(1, longest + 1)))
-    seen = np.concatenate(losses)
-    seen = seen[np.isfinite(seen)]
     with drawing(name):
-        figure, ax = _new_figure(*_SMALL)
+        figure, ax = new_figure(*SMALL)
         for loss, entry in zip(losses, _LOSSES, strict=True):
-            look = {"color": COLOURS[entry.role], "dashes": entry.dash}
-            draw_line(ax, epochs[: len(loss)], loss, _SMALL[0] // 2, **look)
-        wide_span = seen.size and seen.min() > 0 and seen.max() > _LOG_SPAN * seen.min()
-        if not (wide_span and show_decades(ax, losses)):
-            show_values(ax)
+            style = {"color": COLOURS[entry.role], "dashes": entry.dash}
+            draw_line(ax, epochs[: len(loss)], loss, SMALL[0] // 2, **style)
+        show_span(ax, losses)
         if best_epoch is not None:
             ax.axvline(best_epoch, color=COLOURS["rule"], linewidth=1.1, dashes=(2, 2), zorder=0.5)
             kept = losses[1][epochs[: len(losses[1])] == best_epoch]
             ax.plot([best_epoch] * len(kept), kept, "o", color=COLOURS["line-1"], markersize=5.5)
-        _show_counts(ax, np.nanmin(epochs), np.nanmax(epochs), "epoch")
-        if not seen.size:
+        show_counts(ax, np.nanmin(epochs), np.nanmax(epochs), "epoch")
+        if not any(np.isfinite(loss).any() for loss in losses):
             say_empty(ax)
         kept_words = "" if best_epoch is None else f" The weights of epoch {best_epoch} were kept."
         return inline_svg(figure, name, f"Training and validation loss over {longest} epochs.{kept_words}")
@@ -182,15 +162,15 @@ def learning_legend(history: Mapping[str, np.ndarray], best_epoch: int | None) -
     return entries
 
 
-def draw_gradient_by_lag(norms: Mapping[str, np.ndarray], season_lengths: Sequence[int], name: str) -> str:
-    """Draw how much gradient reaches each earlier time step, on a log axis; season lengths stand upright.
+def draw_gradient_by_lag(norms: Mapping[str, np.ndarray], marks: Sequence[int], name: str) -> str:
+    """Draw how much gradient reaches each earlier time step, on a log axis; lags of interest stand upright.
 
     A norm of exactly zero has no place on the axis: a small triangle at the foot says where each run of zeros
     begins.
 
     Args:
         norms: layer -> [T] mean norm of the loss's gradient by the state, index 0 is the last step.
-        season_lengths: in time steps; those outside the window are left out.
+        marks: such as season lengths, in time steps; those outside the window are left out.
         name: prefix of every id; letters, digits and hyphens.
 
     Returns:
@@ -201,77 +181,41 @@ def draw_gradient_by_lag(norms: Mapping[str, np.ndarray], season_lengths: Sequen
     if not longest:
         return ""
     with drawing(name):
-        figure, ax = _new_figure(*_SMALL)
-        _draw_lines(ax, [(np.arange(float(len(line))), np.where(line > 0, line, np.nan)) for line in lines])
+        figure, ax = new_figure(*SMALL)
+        draw_lines(ax, [(np.arange(float(len(line))), np.where(line > 0, line, np.nan)) for line in lines])
         show_decades(ax, lines)
         for index, line in enumerate(lines):
-            zero = line == 0
-            begins = np.flatnonzero(zero & ~np.concatenate([[False], zero[:-1]]))
-            foot = ax.get_xaxis_transform()
-            look = {"color": COLOURS[_look(index).role], "markersize": 6, "clip_on": False}
-            ax.plot(begins, [0.02] * len(begins), "v", transform=foot, **look)
-        _mark_seasons(ax, [season for season in season_lengths if 0 < season < longest], longest)
-        _show_counts(ax, 0, longest - 1, "steps back")
+            mark_foot(ax, run_starts(line == 0), look(index).role)
+        mark_positions(ax, [mark for mark in marks if 0 < mark < longest], longest)
+        show_counts(ax, 0, longest - 1, "steps back")
         if not any((line >= 0).any() for line in lines):
             say_empty(ax)
-        return inline_svg(figure, name, f"Mean gradient norm by steps back in: {_listing(norms)}.")
+        return inline_svg(figure, name, f"Mean gradient norm by steps back in: {listing(norms)}.")
 
 
-def gradient_legend(norms: Mapping[str, np.ndarray], season_lengths: Sequence[int]) -> list[LegendEntry]:
-    """List what `draw_gradient_by_lag` draws."""
+def gradient_legend(
+    norms: Mapping[str, np.ndarray], marks: Sequence[int], kind: str = "season"
+) -> list[LegendEntry]:
+    """List what `draw_gradient_by_lag` draws.
+
+    Args:
+        norms: as given there.
+        marks: as given there.
+        kind: what the marks are.
+
+    Returns:
+        One entry a layer, and one for the marks inside the window.
+    """
     longest = max((len(values) for values in norms.values()), default=0)
-    seasons = [str(season) for season in season_lengths if 0 < season < longest]
+    shown = [str(mark) for mark in marks if 0 < mark < longest]
     entries = line_legend(norms)
-    if seasons:
-        entries.append(LegendEntry(f"season: {', '.join(seasons)} steps", "rule", "upright"))
+    if shown:
+        entries.append(LegendEntry(f"{kind}: {', '.join(shown)} steps", "rule", "upright"))
     return entries
 
 
-def line_legend(labels: Iterable[str]) -> list[LegendEntry]:
-    """Give each label, in order, the look of its line in the error and the gradient figure."""
-    return [_look(index, label) for index, label in enumerate(labels)]
-
-
-def _look(index: int, label: str = "") -> LegendEntry:
-    return LegendEntry(label, _LINES[index % len(_LINES)], dash=_DASHES[index % len(_DASHES)])
-
-
-def _new_figure(width: int, height: int) -> tuple[Figure, Axes]:
-    """Make an empty figure; sizes in pixels at full size."""
-    figure = Figure(figsize=(width / 72, height / 72), layout="constrained")
-    return figure, figure.add_subplot()
-
-
-def _draw_lines(ax: Axes, lines: Sequence[tuple[np.ndarray, np.ndarray]]) -> None:
-    """Draw lines in the looks of `line_legend`, the first on top."""
-    for index, (x, y) in enumerate(lines):
-        entry = _look(index)
-        look = {"color": COLOURS[entry.role], "dashes": entry.dash, "linewidth": 1.7 if index else 2.2}
-        draw_line(ax, x, y, _SMALL[0] // 2, zorder=3 - index / 100, **look)
-
-
-def _show_counts(ax: Axes, low: float, high: float, label: str) -> None:
-    """Set up a horizontal axis that counts."""
-    room = 0.03 * (high - low) or 0.5
-    ax.set_xlim(low - room, high + room)
-    ax.xaxis.set_major_locator(MaxNLocator(7, integer=True, min_n_ticks=1))
-    ax.xaxis.set_major_formatter(NumberFormatter())
-    ax.set_xlabel(label)
-
-
-def _mark_seasons(ax: Axes, seasons: Sequence[int], longest: int) -> None:
-    """Draw an upright line at each season length, with its number above where there is room."""
-    free_from = -1.0
-    for season in sorted(set(seasons)):
-        ax.axvline(season, color=COLOURS["rule"], linewidth=1.0, zorder=0.5)
-        if season >= free_from:
-            ax.text(season, 1.01, str(season), transform=ax.get_xaxis_transform(), ha="center", va="bottom")
-            free_from = season + 0.1 * longest
-
-
 def _window_starts(x: np.ndarray, median: np.ndarray) -> np.ndarray:
-    present = np.isfinite(median) & np.isfinite(x)
-    return x[present & ~np.concatenate([[False], present[:-1]])]
+    return x[run_starts(np.isfinite(median) & np.isfinite(x))]
 
 
 def _opacity(levels: int) -> float:
@@ -284,7 +228,3 @@ def _describe(series: SeriesForecast) -> str:
     bands = f" with bands of {levels} %" if levels else ""
     span = f" Truth from {series.times[0]} to {series.times[-1]}." if len(series.times) else ""
     return f"Forecast of {series.id}, {series.kind}: median{bands}.{span}"
-
-
-def _listing(names: Iterable[str]) -> str:
-    return ", ".join(names)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from gatewright.reports import figures
@@ -18,8 +17,8 @@ from gatewright.reports.contents import (
     format_score,
     join_windows,
 )
-from gatewright.reports.figures import LegendEntry
-from gatewright.reports.svg import COLOURS
+from gatewright.reports.lines import LegendEntry, line_legend
+from gatewright.reports.template import Panel, render
 
 __all__ = ["Report", "ScoreRow", "SeriesForecast", "join_windows", "render_page"]
 
@@ -36,23 +35,13 @@ _FUTURE_CAPTION = "The truth ends where the forecast begins."
 
 
 @dataclass(frozen=True)
-class _Panel:
-    """One figure with the words around it; two drawings are one picture for wide and for narrow screens."""
-
-    title: str
-    drawings: Sequence[Markup]
-    caption: str = ""
-    legend: Sequence[LegendEntry] = ()
-
-
-@dataclass(frozen=True)
 class _Group:
     """Figures that share a heading and a legend."""
 
     title: str
     caption: str
     legend: Sequence[LegendEntry]
-    panels: Sequence[_Panel] = field(default=())
+    panels: Sequence[Panel] = field(default=())
 
 
 def render_page(report: Report) -> str:
@@ -67,22 +56,13 @@ def render_page(report: Report) -> str:
     Returns:
         The page, to be written as UTF-8.
     """
-    environment = Environment(
-        loader=PackageLoader("gatewright", "reports"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    page = environment.get_template("forecast.html.jinja").render(
+    return render(
+        "forecast.html.jinja",
         report=report,
         score_rows=_score_cells(report),
         forecast_groups=_forecast_groups(report),
         panels=_small_panels(report),
-        colours=COLOURS,
     )
-    # half a surrogate pair in a name would make the page impossible to write
-    return page.encode("utf-8", "replace").decode("utf-8")
 
 
 def _score_cells(report: Report) -> list[tuple[str, list[tuple[str, bool]]]]:
@@ -109,31 +89,31 @@ def _forecast_groups(report: Report) -> list[_Group]:
     return groups
 
 
-def _forecast_panel(series: SeriesForecast, name: str, count: int) -> _Panel:
+def _forecast_panel(series: SeriesForecast, name: str, count: int) -> Panel:
     narrow = Markup(figures.draw_forecast(series, f"{name}-narrow", narrow=True))
     if count > _MOST_WIDE:
-        return _Panel(series.id, [narrow])
-    return _Panel(series.id, [Markup(figures.draw_forecast(series, f"{name}-wide")), narrow])
+        return Panel(series.id, [narrow])
+    return Panel(series.id, [Markup(figures.draw_forecast(series, f"{name}-wide")), narrow])
 
 
-def _small_panels(report: Report) -> list[_Panel]:
+def _small_panels(report: Report) -> list[Panel]:
     """The figures that stand side by side."""
     norms, seasons = report.gradient_norms, report.season_lengths
     epochs, best = report.history, report.best_epoch
     panels = [
-        _Panel(
+        Panel(
             "Error by steps ahead",
             [Markup(figures.draw_error_by_horizon(report.error_by_horizon, "error-by-horizon"))],
             f"Mean absolute error over the held-out windows, in units of {report.target}.",
-            figures.line_legend(report.error_by_horizon),
+            line_legend(report.error_by_horizon),
         ),
-        _Panel(
+        Panel(
             "Learning curves",
             [Markup(figures.draw_learning_curves(epochs, best, "learning-curves"))],
             "Mean loss of each epoch. Validation that rises while training falls is overfitting.",
             figures.learning_legend(epochs, best),
         ),
-        _Panel(
+        Panel(
             "Gradient memory",
             [Markup(figures.draw_gradient_by_lag(norms, seasons, "gradient-by-lag"))],
             GRADIENT_CAPTION + _seasons_outside(report),
