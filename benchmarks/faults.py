@@ -1,10 +1,11 @@
 """Fault injection: how often the diagnosis is right, and where its thresholds come from.
 
-    python -m benchmarks.faults [--seeds 4] [--workers 2] [--only NAME ...]
+    python -m benchmarks.faults [--seeds 6] [--workers 2]
 
-measures every case of ``fault_cases`` on every seed, and goes on where it was interrupted. Even seeds are
-the calibration half, odd ones the reporting half: ``--fit`` sets ``gatewright/diagnosis/thresholds.py`` on
-the first, the tables are of the second. ``--trials`` also tries the first prescription of every fault.
+measures every case of ``fault_cases`` on every seed, and goes on where it was interrupted. The first four
+seeds calibrate: ``--fit`` sets ``gatewright/diagnosis/thresholds.py`` on them. The others report:
+``--report`` prints the tables. ``--trials`` tries the first prescription of every fault on the first of
+those.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ import math
 import multiprocessing
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +27,20 @@ from benchmarks.fault_cases import CASES, build
 from gatewright.diagnosis import thresholds as thresholds_module
 from gatewright.diagnosis.causes import CALIBRATED, CAUSES
 from gatewright.diagnosis.measure import measure
+from gatewright.diagnosis.practice import fast_copy
+from gatewright.diagnosis.remedies import changes_for
 from gatewright.diagnosis.rules import judge, likeliest
 from gatewright.diagnosis.thresholds import THRESHOLDS
+from gatewright.diagnosis.trials import run_trials
 from gatewright.files import write_text
 
 Rows = Sequence[dict[str, Any]]
 
 FOLDER = Path(__file__).parent / "results" / "faults"
 _SECONDS = 25.0
+_MINUTES, _STEPS = 5.0, 200
+CALIBRATING = 4
+"""Seeds by which thresholds are set; those from here on report."""
 
 
 def jobs(seeds: int, only: list[str]) -> Iterator[tuple[str, str, str, int]]:
@@ -57,12 +65,53 @@ def measured(job: tuple[str, str, str, int]) -> dict[str, Any]:
         "cell": cell,
         "task": task,
         "seed": seed,
-        "values": found.values,
-        "layers": found.layers,
-        "notes": found.notes,
-        "making": made - began,
-        "seconds": time.perf_counter() - made,
+        "values": {name: float(f"{value:.5g}") for name, value in found.values.items()},
+        "making": round(made - began, 2),
+        "seconds": round(time.perf_counter() - made, 2),
     }
+
+
+def tried(row: dict[str, Any]) -> dict[str, Any]:
+    """What came of the first prescription for a case that was measured."""
+    torch.set_num_threads(1)
+    problem = build(row["case"], row["cell"], row["task"], row["seed"])
+    problem = replace(problem, model=fast_copy(problem.model))
+    finding = first(row["values"], THRESHOLDS)
+    result = {key: row[key] for key in ("case", "cell", "task", "seed")} | {"finding": finding}
+    changes = changes_for(finding, problem, row["values"])
+    if not changes:
+        return result | {"remedy": "", "judgement": "not run", "note": "nothing is prescribed"}
+    (trial,), _ = run_trials(problem, changes[:1], minutes=_MINUTES, steps=_STEPS, workers=1)
+    return result | {
+        "remedy": trial.remedy,
+        "judgement": trial.judgement,
+        "loss": trial.loss,
+        "baseline": trial.baseline,
+        "change": trial.change,
+        "low": trial.low,
+        "high": trial.high,
+        "note": trial.note,
+    }
+
+
+def trial_table(rows: Rows) -> str:
+    """How often the first prescription helped, by what is wrong, as Markdown."""
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault(CASES[row["case"]].expected[0], []).append(row)
+    lines = ["| fault | cases | prescribed | helped | median change |", "|---|---|---|---|---|"]
+    for name, group in sorted(groups.items()):
+        remedies = Counter(row["remedy"] or "nothing" for row in group)
+        helped = sum(row["judgement"] == "helped" for row in group)
+        changes = sorted(
+            row.get("change", math.nan) for row in group if math.isfinite(row.get("change", math.nan))
+        )
+        middle = f"{100 * changes[len(changes) // 2]:+.0f} %" if changes else "–"
+        what = ", ".join(f"{remedy} {count}" for remedy, count in remedies.most_common())
+        lines.append(f"| {name} | {len(group)} | {what} | {helped} | {middle} |")
+    helped = sum(row["judgement"] == "helped" for row in rows)
+    lines += [f"| all | {len(rows)} | | {helped} ({100 * helped / max(1, len(rows)):.0f} %) | |", ""]
+    return "\n".join(lines)
 
 
 def read(path: Path) -> list[dict[str, Any]]:
@@ -160,33 +209,52 @@ def tables(rows: Rows, thresholds: Mapping[str, float]) -> str:
 def main() -> None:
     """Measure what is missing."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seeds", type=int, default=4)
+    parser.add_argument("--seeds", type=int, default=6)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--only", nargs="*", default=[])
+    parser.add_argument("--trials", action="store_true", help="try the first prescriptions")
     parser.add_argument("--fit", action="store_true", help="set the thresholds on what was measured")
     parser.add_argument("--report", action="store_true", help="print the tables of what was measured")
     parser.add_argument("--out", type=Path, default=FOLDER / "measures.jsonl")
     given = parser.parse_args()
     given.out.parent.mkdir(parents=True, exist_ok=True)
-    done = {(r["case"], r["cell"], r["task"], r["seed"]) for r in read(given.out)}
     rows = read(given.out)
     if given.fit:
-        write_thresholds(fitted([row for row in rows if row["seed"] % 2 == 0]))
+        write_thresholds(fitted([row for row in rows if row["seed"] < CALIBRATING]))
         return
     if given.report:
-        for half, name in ((0, "calibration"), (1, "reporting")):
-            text = tables([row for row in rows if row["seed"] % 2 == half], THRESHOLDS)
-            print(f"## The {name} half\n\n{text}")
+        for reporting, name in ((False, "calibrate"), (True, "report")):
+            chosen = [row for row in rows if (row["seed"] >= CALIBRATING) == reporting]
+            print(f"## The seeds that {name}\n\n{tables(chosen, THRESHOLDS)}")
+        print(f"## First prescriptions\n\n{trial_table(read(given.out.with_name('trials.jsonl')))}")
         return
-    todo = [job for job in jobs(given.seeds, given.only) if job not in done]
-    with multiprocessing.get_context("spawn").Pool(given.workers) as pool, given.out.open("a") as file:
-        for count, row in enumerate(pool.imap_unordered(measured, todo), 1):
+    if given.trials:
+        _extend(given.out.with_name("trials.jsonl"), tried, _faults(rows), given.workers)
+    else:
+        _extend(given.out, measured, list(jobs(given.seeds, given.only)), given.workers)
+
+
+def _faults(rows: Rows) -> list[dict[str, Any]]:
+    """What is broken among the first of the seeds that report."""
+    return [r for r in rows if r["seed"] == CALIBRATING and CASES[r["case"]].expected[0] != "healthy"]
+
+
+def _key(row: Any) -> tuple[Any, ...]:
+    """Case, cell, task and seed."""
+    return row if isinstance(row, tuple) else tuple(row[name] for name in ("case", "cell", "task", "seed"))
+
+
+def _extend(path: Path, work: Callable[[Any], dict[str, Any]], todo: Sequence[Any], workers: int) -> None:
+    """Do what is not in the file yet, and add it, row by row."""
+    done = {_key(row) for row in read(path)}
+    todo = [one for one in todo if _key(one) not in done]
+    began = time.perf_counter()
+    with multiprocessing.get_context("spawn").Pool(workers) as pool, path.open("a") as file:
+        for count, row in enumerate(pool.imap_unordered(work, todo), 1):
             file.write(json.dumps(row) + "\n")
             file.flush()
-            print(
-                f"{count}/{len(todo)} {row['case']} {row['cell']} {row['task']} {row['seconds']:.1f} s",
-                flush=True,
-            )
+            what = " ".join(map(str, _key(row)))
+            print(f"{count}/{len(todo)} {time.perf_counter() - began:.0f} s: {what}", flush=True)
 
 
 if __name__ == "__main__":

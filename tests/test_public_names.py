@@ -8,6 +8,10 @@ import gatewright
 NAMES = {
     # layers
     "GRU", "LSTM", "RNN", "Recurrent", "explain", "from_torch", "initialise", "kernel_source",
+    # why a model does not learn
+    "Diagnosis", "Monitor", "diagnose",
+    # from a table to a forecast
+    "Forecaster",
     # data
     "State", "Streams",
     # memory
@@ -31,8 +35,9 @@ def test_the_package_has_these_names_and_no_others():
     public = {name for name in dir(gatewright) if not name.startswith("_")}
     # a part of the package is there once something has imported it
     assert public - PARTS == NAMES
-    # loaded when it is asked for, as it needs more than the layers do
-    assert gatewright.Forecaster.__name__ == "Forecaster"
+    for name in ("Diagnosis", "Forecaster", "Monitor", "diagnose"):
+        # loaded when it is asked for, as it needs more than the layers do
+        assert getattr(gatewright, name).__name__ == name
 
 
 def test_the_version_is_the_installed_one():

@@ -1,5 +1,6 @@
 """Gatewright: write the gates, get the network."""
 
+import importlib as _importlib
 import typing as _typing
 
 from gatewright.backends.cpu.memory import release_memory as release_memory
@@ -24,9 +25,6 @@ from gatewright.compiler.language import tanh as tanh
 from gatewright.compiler.language import where as where
 from gatewright.compiler.trace import CellError as CellError
 from gatewright.data.streams import Streams as Streams
-from gatewright.diagnosis.diagnose import Diagnosis as Diagnosis
-from gatewright.diagnosis.diagnose import diagnose as diagnose
-from gatewright.diagnosis.monitor import Monitor as Monitor
 from gatewright.errors import InputError as InputError
 from gatewright.interop.torch import from_torch as from_torch
 from gatewright.layers.explain import explain as explain
@@ -40,17 +38,30 @@ from gatewright.layers.state import State as State
 
 __version__ = "0.1.0"
 
+_LATER = {
+    "Diagnosis": "gatewright.diagnosis.diagnose",
+    "Forecaster": "gatewright.tasks.forecast.forecaster",
+    "Monitor": "gatewright.diagnosis.monitor",
+    "diagnose": "gatewright.diagnosis.diagnose",
+}
+"""What is loaded when it is asked for: the layers need none of it, the forecaster needs the extra ``app``."""
+
 if _typing.TYPE_CHECKING:
+    from gatewright.diagnosis.diagnose import Diagnosis as Diagnosis
+    from gatewright.diagnosis.diagnose import diagnose as diagnose
+    from gatewright.diagnosis.monitor import Monitor as Monitor
     from gatewright.tasks.forecast.forecaster import Forecaster as Forecaster
 
 
 def __getattr__(name: str) -> object:
-    """The forecaster, loaded when it is asked for: it needs the extra ``app``, the layers do not."""
-    if name != "Forecaster":
+    if name not in _LATER:
         raise AttributeError(f"module 'gatewright' has no attribute {name!r}")
     try:
-        from gatewright.tasks.forecast.forecaster import Forecaster
+        return getattr(_importlib.import_module(_LATER[name]), name)
     except ModuleNotFoundError as error:
         hint = "install it with: pip install 'gatewright[app]'"
-        raise InputError(f"the forecaster needs {error.name}, which is not installed", hint) from error
-    return Forecaster
+        raise InputError(f"gatewright.{name} needs {error.name}, which is not installed", hint) from error
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LATER})

@@ -91,6 +91,7 @@ _UNUSED = _above("unused_after", 0.1, "inputs explain what is left of the error:
 _CHAOS = "zero by theory, arXiv:2110.07238"
 _GRAPH = "seen in the graph"
 _ANY = "any is too many"
+_WORSE = "rise of the loss on the training batches over the observed steps, over the loss of a control"
 _SLOW = "the weights hardly move in the observed steps: relative change"
 
 _RULES = (
@@ -226,13 +227,15 @@ _RULES = (
                     "at another rate a short run ends lower than the long one at yours by",
                 ),
                 _below("moved", 0.4, _SLOW, ratio=True),
+                _above("worsened", 0.1, _WORSE),
             ],
             [
                 _above("rate_distance", 0.4, "powers of ten between the best rate and yours"),
                 _below("moved", 0.4, _SLOW, ratio=True),
+                _above("worsened", 0.1, _WORSE),
             ],
         ],
-        explains=("noise", "vanishing", "capacity", "readout", "state-tracking", "overfitting", "truncation"),
+        explains=("noise", "vanishing", "capacity", "readout", "state-tracking", "overfitting"),
     ),
     Rule(
         "depth",
@@ -265,7 +268,7 @@ _RULES = (
             [_UNUSED],
             [_NOT_LEARNING],
         ],
-        explains=("vanishing", "capacity", "noise", "readout"),
+        explains=("vanishing", "capacity", "noise", "readout", "learning-rate"),
     ),
     Rule(
         "readout",
@@ -335,6 +338,12 @@ _RULES = (
             [
                 _above("gap_after", 0.1, "of the held-out loss is not there on the training batches"),
                 _above("gap", 0.1, "of the held-out loss is not there on the training batches, as given"),
+            ],
+            [
+                _above(
+                    "excess_after", 0.02, "held-out loss above the training loss, over the loss of a control"
+                ),
+                _above("excess", 0.02, "the same for the model as it was given"),
             ],
             [_above("fall_or_gap", 0.1, "the training loss is below that of a control by, as a share")],
         ],

@@ -45,7 +45,7 @@ class StepLayer(nn.Module):
 
     def forward(self, x: Tensor, hx: Any = None) -> Any:
         """One step, as the cell of torch.nn: ``[B, I]`` or ``[I]`` to the next state."""
-        pair = isinstance(self.layer, LSTM)
+        pair = len(self.layer.cell.graph.states) > 1
         given = hx if hx is None or pair else (hx,)
         dense = x if x.dim() == 2 else x.unsqueeze(0)
         states = (

@@ -27,6 +27,7 @@ from gatewright.diagnosis.practice import fast_copy
 from gatewright.diagnosis.problem import Problem
 from gatewright.diagnosis.records import Records, record
 from gatewright.diagnosis.twin import Twin, check
+from gatewright.errors import InputError
 
 Say = Callable[[str], None]
 
@@ -64,6 +65,12 @@ def measure(problem: Problem, *, seconds: float, needed_lag: int | None, say: Sa
         return result
     say("gradients through time")
     records = record(twin, usable, seconds=0.15 * seconds)
+    steps = sum(trace.steps for trace in records.chains[records.top].sequence())
+    if steps < 2:
+        raise InputError(
+            f"expected sequences of several steps, received {steps}",
+            "give longer sequences; of one step there is nothing to remember",
+        )
     _of_records(result, records, twin)
     result.join(truncation(records, twin, usable))
     result.join(unused(records))

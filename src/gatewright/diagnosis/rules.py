@@ -76,6 +76,10 @@ def derived(values: Mapping[str, float]) -> dict[str, float]:
     if "loss_blind" in values:
         blind, fitted = values["loss_blind"], values.get("loss_fitted", math.nan)
         scale = max(abs(blind), 1e-12)
+        found["worsened"] = (fitted - values.get("loss", math.nan)) / scale
+        gaps = {"excess": ("loss_before", "gap"), "excess_after": ("loss_after", "gap_after")}
+        for name, (loss, gap) in gaps.items():
+            found[name] = values.get(loss, math.nan) * values.get(gap, math.nan) / scale
         found["fall_or_gap"] = (blind - fitted) / scale if math.isfinite(blind + fitted) else math.nan
     return found
 

@@ -62,7 +62,7 @@ def chaos(records: Records) -> Measured:
     logs = np.array([np.log(np.maximum(gap, 1e-9)).mean() for gap in gaps])
     result.add(
         "data_exponent",
-        (logs[2:] - logs[1]).mean() / 1.5 if len(logs) > 2 else 0.0,
+        np.polyfit(np.arange(_FOLLOWED), logs[1:], 1)[0],
         "divergence of neighbouring stretches of input per step, natural logarithm",
     )
     spread = 2 * series.reshape(-1, series.shape[-1]).var(0).sum()

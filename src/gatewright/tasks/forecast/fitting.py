@@ -11,16 +11,18 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from gatewright.data.tables import Panel
-from gatewright.diagnosis.gradient_memory import gradient_by_lag
+from gatewright.diagnosis.gradients import gradients_of
+from gatewright.diagnosis.twin import Twin
 from gatewright.tasks.forecast.baselines import choose_baselines
 from gatewright.tasks.forecast.calibration import band_factors
 from gatewright.tasks.forecast.dataset import (
     Features,
     ForecastData,
     Split,
+    Windows,
     check_lengths,
     check_observed,
     check_scaled,
@@ -277,11 +279,18 @@ def _gradient_norms(model: ForecastModel, data: ForecastData) -> dict[str, np.nd
     windows = data.windows(series, last, limit)
     network, count = model.network, len(series)
 
-    def loss(states: Tensor) -> Tensor:
-        forecast = network.decode(states.unsqueeze(0), windows.known, windows.anchors)
+    def loss(network: nn.Module, windows: Windows) -> Tensor:
+        forecast = network(windows.x, windows.origins, windows.known, windows.anchors)
         return quantile_loss(forecast, windows.target, model.settings.forecast.quantiles) * count
 
-    norms = gradient_by_lag(list(network.layers), windows.x, loss)  # type: ignore[arg-type]  # ModuleList holds them
+    twin = Twin(network)
+    with torch.enable_grad():
+        sent = gradients_of(twin.run(loss, windows), twin.model, origins=1).sent
+    # nothing is sent back where the forecast does not hang on the states at all
+    found = (
+        sent[0].states.values() if sent else [windows.x.new_zeros(len(windows.x), 1, 1)] * len(network.layers)
+    )
+    norms = [states.norm(dim=-1).mean(-1).numpy() for states in found]
     names: Sequence[str] = [
         f"layer {i + 1} ({model.name}, {h})" for i, h in enumerate(network.shape.hidden_sizes)
     ]
