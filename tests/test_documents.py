@@ -30,7 +30,7 @@ from gatewright.compiler.schedule import schedule
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [
     "README.md", "CONTRIBUTING.md", "docs/architecture.md", "docs/compiler.md", "docs/features.md",
-    "docs/initialisation.md", "docs/layers.md",
+    "docs/diagnosis.md", "docs/initialisation.md", "docs/layers.md",
 ]  # fmt: skip
 BLOCK = re.compile(
     r"<!-- (?P<kind>runs|printed|emitted)(?:: (?P<expression>.+?))? -->\n+"

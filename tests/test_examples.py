@@ -96,3 +96,17 @@ def test_character_model_beats_frequency_alone_and_writes_a_line(example, capsys
     assert printed[0].startswith(f"{unigram:.3f} bits per character")
     assert printed[-2].endswith(f"{bits:.3f} bits per character")
     assert printed[-1].startswith("The")
+
+
+def test_what_does_not_learn_is_made_as_it_says(example):
+    module = example("why_it_does_not_learn")
+    torch.manual_seed(0)
+    ((x, y),) = module["adding_batches"](1, steps=40, rows=8)
+    assert x.shape == (8, 40, 2)
+    assert torch.equal(x[..., 1].sum(1), torch.full((8,), 2.0))
+    assert torch.equal(x[:, :20, 1].sum(1), torch.ones(8))
+    torch.testing.assert_close((x[..., 0] * x[..., 1]).sum(1, keepdim=True), y)
+    assert module["Adder"]()(x).shape == y.shape
+    ((codes, following),), characters = module["text_batches"](1, steps=12, rows=3)
+    assert torch.equal(codes[:, 1:], following[:, :-1])
+    assert module["Writer"](characters)(codes).shape == (3, 12, characters)

@@ -229,11 +229,6 @@ _RULES = (
                 _below("moved", 0.4, _SLOW, ratio=True),
                 _above("worsened", 0.1, _WORSE),
             ],
-            [
-                _above("rate_distance", 0.4, "powers of ten between the best rate and yours"),
-                _below("moved", 0.4, _SLOW, ratio=True),
-                _above("worsened", 0.1, _WORSE),
-            ],
         ],
         explains=("noise", "vanishing", "capacity", "readout", "state-tracking", "overfitting"),
     ),

@@ -72,7 +72,6 @@ def derived(values: Mapping[str, float]) -> dict[str, float]:
     if "rate_fall" in values and "fall" in values:
         own = values["fall"] if math.isfinite(values["fall"]) else -1.0
         found["rate_behind"] = values["rate_fall"] - own
-        found["rate_distance"] = abs(values["rate_ratio"])
     if "loss_blind" in values:
         blind, fitted = values["loss_blind"], values.get("loss_fitted", math.nan)
         scale = max(abs(blind), 1e-12)
