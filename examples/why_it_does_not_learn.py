@@ -88,7 +88,7 @@ def main() -> None:
     torch.manual_seed(0)
     model: nn.Module
     if given.which == "adding":
-        model, batches, rate = Adder(), adding_batches(40), 3e-3
+        model, batches, rate = Adder(), adding_batches(40), 1e-3
 
         def loss(model: nn.Module, batch: Batch) -> Tensor:
             return F.mse_loss(model(batch[0]), batch[1])

@@ -53,7 +53,7 @@ def test_a_gradient_that_vanishes_and_the_remedy_that_was_tried(tmp_path):
     # what helped most leads
     helped = sorted((t.change, t.remedy) for t in found.trials if t.judgement == "helped")
     assert first.remedy is not None
-    assert first.remedy.name == (helped[0][1] if helped else "chrono")
+    assert first.remedy.name == (helped[0][1] if helped else "chrono-norm")
     assert any("gates='chrono', longest=" in remedy.code for remedy in first.remedies)
     assert {trial.remedy for trial in found.trials} >= {"chrono", "uniform-gates"}
     assert said[-1][1] == pytest.approx(1.0)
@@ -123,6 +123,42 @@ def test_all_batches_not_finite():
     assert found.findings[0].name == "non-finite"
 
 
+def autocast(model, batch):
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        return squared(model, batch)
+
+
+def anomalies():
+    return torch.autograd.set_detect_anomaly(True)
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode, anomalies])
+def test_the_mode_of_the_caller_does_not_matter(mode):
+    batches = recall(8, 2, count=4)
+    model = Net()
+    with mode():
+        found = gw.diagnose(model, batches, squared, seconds=4)
+    assert found.measures["horizon"] > 0
+
+
+def test_frozen_recurrent_layers_and_a_gradient_that_is_zero():
+    torch.manual_seed(0)
+    model = Net()
+    model.rnn.requires_grad_(False)
+    found = gw.diagnose(model, recall(8, 2), squared, seconds=4)
+    assert any("recurrent layers are frozen" in note for note in found.report.notes)
+    found = gw.diagnose(Net(), recall(8, 2), lambda model, batch: squared(model, batch) * 0 + 1, seconds=4)
+    assert found.measures["silent"] == 1
+    assert found.findings[0].name != "healthy"
+
+
+def test_held_out_batches_that_are_not_finite():
+    held_out = [(x * math.nan, y) for x, y in recall(8, 2, count=1)]
+    found = gw.diagnose(Net(), recall(8, 2), squared, validation=held_out, seconds=4)
+    assert found.findings[0].name == "non-finite"
+    assert any("held-out batch 0" in note for note in found.report.notes)
+
+
 @pytest.mark.parametrize(
     ("change", "expected", "hint"),
     [
@@ -141,7 +177,24 @@ def test_all_batches_not_finite():
         ({"learning_rate": 0.0}, "learning_rate as a number above 0", ""),
         ({"minutes": -1}, "minutes as a number above 0", ""),
         ({"seconds": math.nan}, "seconds as a number above 0", ""),
-        ({"needed_lag": 0}, "needed_lag as a number of steps", "leave it out"),
+        ({"batches": torch.zeros(3)}, "batches as a list of batches, received a Tensor", "into a list"),
+        ({"batches": 5}, "batches as a list of batches, received a int", "DataLoader"),
+        ({"loss": lambda model, batch: squared(model, batch).detach()}, "the loss has no gradient", "detach"),
+        ({"model": Net().requires_grad_(False)}, "every parameter of the model is frozen", "requires_grad_"),
+        ({"model": Net().bfloat16()}, "float32 or float64, rnn.weight_ih_l0 is in bfloat16", "float()"),
+        (
+            {"model": nn.utils.parametrizations.weight_norm(Net().rnn, "weight_hh_l0")},
+            "its weights are computed from others",
+            "remove_parametrizations",
+        ),
+        ({"loss": autocast}, "runs under autocast", "without torch.autocast"),
+        ({"weight_decay": -1.0}, "weight_decay as a number of at least 0", "0 is none"),
+        ({"seed": 1.5}, "seed as a whole number", ""),
+        ({"progress": 5}, "progress as a function", ""),
+        ({"gradient_clip": -1.0}, "gradient_clip as a number above 0", ""),
+        ({"seeds": 1}, "seeds as a whole number of at least 2", ""),
+        ({"workers": 0}, "workers as a whole number of at least 1", ""),
+        ({"needed_lag": 0}, "needed_lag as a whole number", "leave it out"),
     ],
 )
 def test_what_is_refused(change, expected, hint):

@@ -1,7 +1,9 @@
 """The monitor records while a model trains, and stops at the first number that is not finite."""
 
+import copy
 import json
 import math
+import threading
 
 import pytest
 import torch
@@ -86,6 +88,35 @@ def test_a_gradient_that_is_not_finite():
     model.head.weight.grad[0, 0] = math.nan
     with pytest.raises(InputError, match=r"gradient by head\.weight is not finite"):
         monitor.step(loss)
+
+
+def test_states_that_are_handed_on_and_several_calls_in_a_step():
+    torch.manual_seed(0)
+    cell, x = nn.GRUCell(2, 4), torch.randn(3, 2)
+    monitor = gw.Monitor(cell)
+    state = cell(x * math.nan)
+    loss = cell(x, state).sum()
+    loss.backward()
+    with pytest.raises(InputError, match="step 0: the loss is nan; the input of grucell is not finite"):
+        monitor.step(loss)
+    copy.deepcopy(cell)(x)
+    assert len(monitor._given) == 2
+
+
+def test_a_model_that_cannot_be_copied_still_hears_that_the_loss_is_not_finite():
+    model, (x, y) = Net(), recall(8, 2, count=1)[0]
+    setattr(model, "lock", threading.Lock())  # noqa: B010 - what a type checker would not allow
+    monitor = gw.Monitor(model)
+    loss = squared(model, (x * math.nan, y))
+    loss.backward()
+    with pytest.raises(InputError, match=r"the loss is nan; where it arose could not be found"):
+        monitor.step(loss)
+
+
+@pytest.mark.parametrize("loss", [None, "nan", torch.ones(3)])
+def test_a_loss_that_is_no_number(loss):
+    with pytest.raises(InputError, match="the loss as one number"):
+        gw.Monitor(Net()).step(loss)
 
 
 def test_what_is_refused():

@@ -34,7 +34,7 @@ def test_a_changed_model_still_trains(finding, model):
     torch.manual_seed(0)
     problem = Problem(MODELS[model](), recall(8, 2, count=4), squared)
     problem = replace(problem, model=fast_copy(problem.model))
-    names = []
+    names, refused = [], []
     for change in changes_for(finding, problem, VALUES):
         names.append(change.remedy.name)
         assert change.remedy.text
@@ -44,19 +44,23 @@ def test_a_changed_model_still_trains(finding, model):
         except InputError as error:
             # what cannot be tried says what to do by hand
             assert error.hint  # noqa: PT017
+            refused.append(change.remedy.name)
             continue
         with change.around(changed):
             done = practise(changed, problem, problem.batches, steps=3)
         assert done.stopped == -1
         assert len(done.losses) == 3
     assert len(set(names)) == len(names)
-    assert bool(names) == (finding != "healthy")
+    assert bool(names) == (finding not in ("healthy", "unknown"))
+    # nothing is frozen here, a step of a loop has the width it has, and a pair of states is no GRU's
+    assert set(refused) <= {"train-readout"} | ({"wider"} if model == "cell" else set()) | (
+        {"gru"} if model in ("cell", "lstm") else set()
+    )
 
 
 def test_chrono_reaches_the_needed_lag_and_needs_gates():
     problem = Problem(fast_copy(Net(nn.GRU, hidden=64)), [], squared)
-    (change, *_) = changes_for("vanishing", problem, VALUES)
-    assert change.remedy.name == "chrono"
+    (change,) = [c for c in changes_for("vanishing", problem, VALUES) if c.remedy.name == "chrono"]
     torch.manual_seed(0)
     (layer,) = layers_of(change.apply(cloned(problem.model)))
     bias = dict(layer.named_parameters())["bias_ih_l0"][64:128].detach()

@@ -16,7 +16,8 @@ GOOD = {
     "horizon_after": 30, "lyapunov": -0.2, "time_growth": -3, "loss_outlier": 1.2, "stopped": -1,
     "doubled": 0, "rank": 9, "rank_share_after": 0.4, "units": 32, "gate_slope": 0.2, "gate_high": 0.1,
     "state_change": 0.5,
-    "tau": 2, "tau_spread": 0.4, "feedback": 0, "data_exponent": 0.5, "depth": 1, "affine": 0, "cut": 0,
+    "tau": 2, "tau_spread": 0.4, "feedback": 0,
+    "data_exponent": 0.5, "data_order": 0.9, "depth": 1, "affine": 0, "cut": 0,
     "frozen": 0, "unread_after": 0.01, "gap": 0, "gap_after": 0, "loss_blind": 1.0,
     "loss": 0.9, "loss_fitted": 0.1, "loss_before": 0.9, "loss_after": 0.1,
     "fall": 0.9, "rate_fall": 0.7, "rate_ratio": 0.5, "moved": 0.4, "snr": 3, "snr_after": 0.5,
@@ -41,6 +42,11 @@ BAD = {
 }
 
 
+def test_what_does_not_learn_and_has_no_cause_is_no_healthy_model():
+    odd = GOOD | {"gain": 0.05, "fall": 0.5, "rate_fall": 0.5}
+    assert likeliest(judge(odd).confidence) == ["unknown"]
+
+
 def test_good_numbers_are_healthy():
     assert likeliest(judge(GOOD).confidence) == ["healthy"]
 
@@ -56,7 +62,7 @@ def test_each_cause_is_found(name):
 def test_every_cause_has_thresholds_and_remedies_and_a_case():
     named = {f"{n}:{c.measure}" for n, rule in CAUSES.items() for group in rule.groups for c in group}
     assert named | {"healthy:gain"} == set(THRESHOLDS)
-    assert {*CAUSES, "healthy"} == set(REMEDIES)
+    assert {*CAUSES, "healthy", "unknown"} == set(REMEDIES)
     assert set(BAD) == set(CAUSES)
     for rule in CAUSES.values():
         assert set(rule.explains) <= set(CAUSES) - {rule.name}

@@ -28,12 +28,12 @@ def test_a_usual_report_is_short_and_says_what_matters() -> None:
         "Verdict: The gradient does not reach back 50 steps.",
         "",
         "1. vanishing in rnn (layer 1), confidence 92 %: The gradient fades too early.",
-        "   + At lag 50 little of the gradient is left (2.40e−4, threshold 0.1)",
-        "   + The gradient falls to a hundredth within 28 steps (28, threshold 50)",
+        "   + At lag 50 little of the gradient is left (2.40e−4, threshold > 0.1)",
+        "   + The gradient falls to a hundredth within 28 steps (28, threshold > 50)",
         "   → Start the forget bias at 4.",
         "       LSTM(8, 64, forget_bias=4)",
         "2. learning rate in the whole model, confidence 50 %: It is too low.",
-        "   + Best over used (10, threshold 3)",
+        "   + Best over used (10, threshold > 3)",
         "",
         "remedy            judgement    loss  as it is   change     95 % interval",
         "forget bias       helped     0.0500     0.680  −92.0 %  −96.0 to −88.0 %",
@@ -50,7 +50,7 @@ def test_what_speaks_against_comes_last_and_is_marked() -> None:
     told = diagnosis_text(
         DiagnosisReport("t", "v", False, [Finding("f", "", "c", [against, close], 0.5)])
     ).splitlines()
-    assert told[3:] == ["   + Just beyond (2, threshold 1)", "   − Far beyond (1.00e9, threshold 1)"]
+    assert told[3:] == ["   + Just beyond (2, threshold > 1)", "   − Far beyond (1.00e9, threshold > 1)"]
 
 
 def test_long_parts_are_cut_and_say_so() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -63,11 +64,20 @@ def diagnose(
         folder=run / TRIALS if trials else None,
         progress=None if quiet else _tell,
         title=f"Diagnosis of {run.name}",
-        command=f"gatewright diagnose {run}" + (" --trials" if trials else ""),
+        command=_command(run, data, minutes if trials else None, needed_lag),
     )
     found.save(run / PAGE)
     found.save(run / DOCUMENT)
     _print(found, run, as_json=as_json, quiet=quiet)
+
+
+def _command(run: Path, data: Path | None, minutes: float | None, needed_lag: int | None) -> str:
+    """What to type to get the same again."""
+    parts = ["gatewright diagnose", shlex.quote(str(run))]
+    parts += [] if data is None else ["--data", shlex.quote(str(data))]
+    parts += [] if minutes is None else ["--trials", f"--minutes {minutes:g}"]
+    parts += [] if needed_lag is None else [f"--needed-lag {needed_lag}"]
+    return " ".join(parts)
 
 
 def _tell(text: str, share: float) -> None:

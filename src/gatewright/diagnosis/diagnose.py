@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from torch import nn
 from gatewright.diagnosis.arms import random_state_kept
 from gatewright.diagnosis.causes import CAUSES
 from gatewright.diagnosis.change import Change
+from gatewright.diagnosis.judgement import FEWEST_PAIRS
 from gatewright.diagnosis.measure import measure
 from gatewright.diagnosis.measures.measured import Measured
 from gatewright.diagnosis.practice import fast_copy
@@ -35,6 +37,7 @@ from gatewright.reports.diagnosis_text import diagnosis_text
 Progress = Callable[[str, float], None]
 
 MOST_BATCHES = 64
+_LARGEST = 1e30
 _TRIED_FINDINGS = 2
 _TRIED = 5
 _SMALL = 128
@@ -106,7 +109,7 @@ def diagnose(
     batches: Iterable[Any],
     loss: Loss,
     *,
-    validation: Iterable[Any] = (),
+    validation: Iterable[Any] | None = None,
     learning_rate: float = 1e-3,
     gradient_clip: float | None = None,
     weight_decay: float = 0.0,
@@ -157,12 +160,31 @@ def diagnose(
     """
     began = time.perf_counter()
     say = progress or (lambda text, share: None)
-    _check(model, loss, learning_rate=learning_rate, minutes=minutes, seconds=seconds, needed_lag=needed_lag)
-    with random_state_kept(), _threads(model):
+    numbers = {"learning_rate": learning_rate, "minutes": minutes, "seconds": seconds}
+    _check(model, loss, numbers | ({} if gradient_clip is None else {"gradient_clip": gradient_clip}))
+    if not isinstance(weight_decay, Real) or not 0 <= float(weight_decay) < _LARGEST:
+        raise InputError(
+            f"expected weight_decay as a number of at least 0, received {weight_decay!r}", "0 is none"
+        )
+    if isinstance(seed, bool) or not isinstance(seed, Integral) or not 0 <= seed < 2**32:
+        raise InputError(f"expected seed as a whole number from 0 to 2^32, received {seed!r}", "0 is usual")
+    if progress is not None and not callable(progress):
+        raise InputError(
+            f"expected progress as a function of text and share, received {progress!r}", "leave it out"
+        )
+    counts = {"needed_lag": needed_lag, "seeds": seeds, "workers": workers}
+    _check_counts({name: count for name, count in counts.items() if count is not None})
+    with random_state_kept(), _threads(model), _recording():
         problem = Problem(
-            model, list(islice(batches, MOST_BATCHES)), loss, list(islice(validation, MOST_BATCHES)),
-            learning_rate, gradient_clip, weight_decay, seed,
-        )  # fmt: skip
+            model,
+            _taken(batches, "batches"),
+            loss,
+            [] if validation is None else _taken(validation, "validation"),
+            float(learning_rate),
+            None if gradient_clip is None else float(gradient_clip),
+            float(weight_decay),
+            seed,
+        )
         if not problem.batches:
             raise InputError(
                 "expected some batches, received none", "give a list, or an iterable that is not used up"
@@ -196,32 +218,52 @@ def diagnose(
 _CHARTS = {row.name for row in dataclasses.fields(Charts)}
 
 
-def _check(
-    model: Any, loss: Any, *, learning_rate: float, minutes: float, seconds: float, needed_lag: int | None
-) -> None:
+def _check(model: Any, loss: Any, numbers: Mapping[str, Any]) -> None:
     """Refuse what cannot be measured, before any work is done."""
     if not isinstance(model, nn.Module):
-        raise InputError(
-            f"expected a torch.nn.Module, received a {type(model).__name__}", "give the model itself"
-        )
+        hint = "give the model itself"
+        raise InputError(f"expected a torch.nn.Module, received a {type(model).__name__}", hint)
     if not callable(loss):
-        raise InputError(
-            f"expected loss as a function of model and batch, received {loss!r}",
-            "write lambda model, batch: ...",
-        )
-    for name, value in (("learning_rate", learning_rate), ("minutes", minutes), ("seconds", seconds)):
-        number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        if not number or not math.isfinite(value) or value <= 0:
-            raise InputError(f"expected {name} as a number above 0, received {value!r}", "")
-    if needed_lag is not None and (not isinstance(needed_lag, int) or needed_lag < 1):
-        raise InputError(
-            f"expected needed_lag as a number of steps, at least 1, received {needed_lag!r}",
-            "leave it out if you do not know it",
-        )
+        hint = "write lambda model, batch: ..."
+        raise InputError(f"expected loss as a function of model and batch, received {loss!r}", hint)
+    for name, value in numbers.items():
+        number = isinstance(value, Real) and not isinstance(value, bool)
+        if not number or not 0 < float(value) < _LARGEST:
+            hint = "leave it out to take the usual one"
+            raise InputError(f"expected {name} as a number above 0, received {value!r}", hint)
     for name, parameter in model.named_parameters():
+        if parameter.is_floating_point() and parameter.dtype not in (torch.float32, torch.float64):
+            dtype = str(parameter.dtype).removeprefix("torch.")
+            message = f"expected weights in float32 or float64, {name} is in {dtype}"
+            raise InputError(message, "give copy.deepcopy(model).float(), and batches to match")
         if not bool(torch.isfinite(parameter).all()):
             hint = "go back to the weights before training went wrong, and diagnose from there"
             raise InputError(f"expected finite weights, {name} holds a number that is not", hint)
+
+
+def _taken(batches: Iterable[Any], name: str) -> list[Any]:
+    """The batches as a list, no more than are measured."""
+    if isinstance(batches, torch.Tensor | Mapping | str) or not isinstance(batches, Iterable):
+        hint = "give a list of batches, or a DataLoader; a single batch goes into a list"
+        raise InputError(f"expected {name} as a list of batches, received a {type(batches).__name__}", hint)
+    return list(islice(batches, MOST_BATCHES))
+
+
+@contextmanager
+def _recording() -> Iterator[None]:
+    """Inside gradients are recorded, whatever the caller's mode is, and anomalies are not looked for."""
+    with torch.inference_mode(False), torch.enable_grad(), torch.autograd.set_detect_anomaly(False):
+        yield
+
+
+def _check_counts(counts: Mapping[str, Any]) -> None:
+    for name, count in counts.items():
+        least = FEWEST_PAIRS if name == "seeds" else 1
+        if isinstance(count, bool) or not isinstance(count, Integral) or not least <= int(count) < 2**63:
+            hint = "leave it out if you do not know it"
+            raise InputError(
+                f"expected {name} as a whole number of at least {least}, received {count!r}", hint
+            )
 
 
 @contextmanager
@@ -244,13 +286,16 @@ def _findings(problem: Problem, found: Measured) -> tuple[list[Finding], dict[st
     fast = dataclasses.replace(problem, model=fast_copy(problem.model))
     for name in likeliest(judged.confidence):
         changes[name] = changes_for(name, fast, found.values)
-        if name == "healthy":
-            layer, cause = "", _HEALTHY if judged.confidence[name] >= 0.5 else _UNKNOWN
+        if name not in CAUSES:
+            layer, cause = "", _HEALTHY if name == "healthy" else _UNKNOWN
         else:
             layer = next((found.layers[m] for m in CAUSES[name].layer if m in found.layers), "")
             cause = CAUSES[name].cause
         remedies = [change.remedy for change in changes[name]]
-        findings.append(Finding(name, layer, cause, judged.evidence[name], judged.confidence[name], remedies))
+        # of what is unknown the evidence is that of a healthy model, which it is not
+        known = name if name in judged.evidence else "healthy"
+        confidence = judged.confidence.get(name, 1 - max(judged.confidence.values()))
+        findings.append(Finding(name, layer, cause, judged.evidence[known], confidence, remedies))
     return findings, changes
 
 
@@ -280,6 +325,8 @@ def _tried(
         for change in changes[finding.name]:
             chosen.setdefault(change.remedy.name, change)
     if not wanted or not chosen:
+        if wanted:
+            say("nothing is prescribed, so nothing is tried", 1.0)
         return [], None
     return run_trials(
         dataclasses.replace(problem, model=fast_copy(problem.model)),
@@ -292,9 +339,14 @@ def _tried(
     )
 
 
+def _gain(trial: Trial) -> float:
+    """How far a trial lowered the loss; where training as it is was not finite, farther than any other."""
+    return trial.change if math.isfinite(trial.change) else -math.inf
+
+
 def _in_order(findings: Sequence[Finding], tried: Sequence[Trial]) -> list[Finding]:
     """The findings with the remedies that helped first, the best of them leading."""
-    helped = {trial.remedy: trial.change for trial in tried if trial.judgement == "helped"}
+    helped = {trial.remedy: _gain(trial) for trial in tried if trial.judgement == "helped"}
     worse = {trial.remedy for trial in tried if trial.judgement in ("worse", "failed")}
 
     def place(name: str) -> tuple[int, float]:
@@ -309,13 +361,18 @@ def _in_order(findings: Sequence[Finding], tried: Sequence[Trial]) -> list[Findi
 def _verdict(findings: Sequence[Finding], tried: Sequence[Trial]) -> str:
     """The result in words."""
     first = findings[0]
-    text = first.cause if first.name == "healthy" else f"{first.name}: {first.cause}"
-    helped = sorted((t for t in tried if t.judgement == "helped"), key=lambda t: t.change)
+    text = first.cause
+    if first.name in CAUSES:
+        text = f"{first.name}: {text}"
+        if first.confidence < 0.5:
+            text = f"Nothing is likely; the best guess is {text}"
+    helped = sorted((t for t in tried if t.judgement == "helped"), key=_gain)
     if helped:
         best = helped[0]
-        text += (
-            f" Tried: '{best.remedy}' helped, held-out loss {best.loss:.3g} in place of {best.baseline:.3g}."
-        )
+        of = next(f.name for f in findings if best.remedy in [remedy.name for remedy in f.remedies])
+        meant = "" if of == first.name else f", meant for {of}"
+        before = f"{best.baseline:.3g}" if math.isfinite(best.baseline) else "one that is not finite"
+        text += f" Tried: '{best.remedy}'{meant} helped, held-out loss {best.loss:.3g} in place of {before}."
     elif any(trial.judgement in ("harmless", "worse") for trial in tried):
         text += " None of the remedies that were tried helped."
     elif first.remedy is not None:
@@ -334,6 +391,7 @@ def _facts(problem: Problem, seconds: float) -> dict[str, str]:
         "recurrent layers": "; ".join(layers),
         "batches": f"{len(problem.batches)}, held out {len(problem.validation) or 'a quarter of them'}",
         "training": f"Adam, learning rate {problem.learning_rate:g}, {clip}",
+        "weight decay": f"{problem.weight_decay:g}",
         "mode": "training" if model.training else "evaluation: dropout is off",
         "seed": str(problem.seed),
         "time": f"{seconds:.0f} s",

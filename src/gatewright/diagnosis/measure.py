@@ -103,7 +103,6 @@ def _good(problem: Problem) -> list[object]:
 
 def _of_records(result: Measured, records: Records, twin: Twin) -> None:
     """What is measured on the model as it was given."""
-    result.notes += records.notes
     result.add("sequence", records.batches[-1].inputs.shape[0], "steps of a sequence")
     result.add(
         "loss", sum(b.loss for b in records.batches) / len(records.batches), "loss on training batches"
@@ -121,27 +120,13 @@ def _of_records(result: Measured, records: Records, twin: Twin) -> None:
 
 def _after(result: Measured, records: Records, twin: Twin) -> None:
     """What is measured again behind the observed steps."""
-    for found in (
-        gradient_by_lag(records),
-        time_constants(records),
-        rank(records),
-        noise(records, twin),
-        memory(records),
-    ):
-        for name in (
-            "horizon",
-            "gate_slope",
-            "gate_high",
-            "tau",
-            "rank",
-            "rank_share",
-            "snr",
-            "memory_capacity",
-            "doubled",
-        ):
-            if name in found.values:
-                text = f"{found.texts[name]}, behind the observed steps"
-                result.add(f"{name}_after", found.values[name], text, found.layers.get(name, ""))
+    again = Measured()
+    for found in (gradient_by_lag(records), rank(records), noise(records, twin)):
+        again.join(found)
+    for name in ("horizon", "rank_share", "snr"):
+        if name in again.values:
+            text = f"{again.texts[name]}, behind the observed steps"
+            result.add(f"{name}_after", again.values[name], text, again.layers.get(name, ""))
 
 
 def _needed(result: Measured, given: int | None) -> None:
@@ -150,6 +135,11 @@ def _needed(result: Measured, given: int | None) -> None:
     needed, source = (
         (given, "as you say") if given else (int(max(lags)), "inputs so far back explain the rest error")
     )
+    steps = result.values.get("sequence", 0)
+    if given and given >= steps:
+        result.notes.append(
+            f"the needed lag of {given} steps is beyond the sequences, which have {steps:.0f}"
+        )
     if needed:
         result.add("needed_lag", needed, "steps over which the task must remember")
         reach = max(needed, *(int(result.values.get(f"unused_reach{when}", 0)) for when in ("", "_after")))

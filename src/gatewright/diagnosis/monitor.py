@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from numbers import Real
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -19,6 +20,7 @@ from gatewright.layers.recurrent import Recurrent
 
 _RECURRENT = (nn.RNNBase, nn.RNNCellBase, Recurrent)
 _EDGE = 0.95
+_MOST_CALLS = 64
 
 
 class Monitor:
@@ -47,6 +49,9 @@ class Monitor:
     """
 
     def __init__(self, model: nn.Module, every: int = 20) -> None:
+        if not isinstance(model, nn.Module):
+            hint = "give the model itself"
+            raise InputError(f"Monitor: expected a torch.nn.Module, received a {type(model).__name__}", hint)
         if isinstance(every, bool) or not isinstance(every, int) or every < 1:
             raise InputError(
                 f"Monitor: expected every as a whole number above 0, received {every!r}", "20 is usual"
@@ -63,8 +68,8 @@ class Monitor:
             hint = "give a model that holds torch.nn.GRU, LSTM, RNN, their cells, or layers of gatewright"
             raise InputError(f"Monitor: no recurrent layer in {type(model).__name__}", hint)
         self._outputs: dict[str, Tensor] = {}
-        self._given: tuple[tuple[Any, ...], dict[str, Any]] | None = None
-        self._hooks: list[Any] = [model.register_forward_pre_hook(self._keep, with_kwargs=True)]
+        self._given: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
+        self._hooks: list[Any] = [model.register_forward_pre_hook(self._keep(), with_kwargs=True)]
         for name, module in self._layers.items():
             self._hooks.append(module.register_forward_hook(self._watch(name)))
 
@@ -92,7 +97,7 @@ class Monitor:
             InputError: the loss or a gradient is not finite; the message says in which layer, at which time
                 step and by which operation. The weights are still those of the step before.
         """
-        value = float(loss.detach()) if isinstance(loss, Tensor) else loss
+        value = _number(loss)
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
         norm = _norm(gradients)
         if not (math.isfinite(value) and math.isfinite(norm)):
@@ -101,7 +106,7 @@ class Monitor:
             self.records.append(self._look(value, norm))
         self.steps += 1
         self._outputs.clear()
-        self._given = None
+        self._given = []
 
     def save(self, path: Path | str) -> None:
         """Write the records as JSON.
@@ -111,12 +116,17 @@ class Monitor:
         """
         write_json(Path(path), {"every": self.every, "steps": self.steps, "records": self.records})
 
-    def _keep(self, module: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> None:
-        self._given = given, named
+    # functions, not methods: a copy of the model must not take a copy of the monitor along
+    def _keep(self) -> Any:
+        def keep(module: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> None:
+            if module is self.model and len(self._given) < _MOST_CALLS:
+                self._given.append((given, named))
+
+        return keep
 
     def _watch(self, name: str) -> Any:
         def keep(module: nn.Module, given: tuple[Any, ...], found: Any) -> None:
-            if self.steps % self.every:
+            if self.steps % self.every or module is not self._layers[name]:
                 return
             output = found[0] if isinstance(found, tuple) else found
             if isinstance(output, nn.utils.rnn.PackedSequence):
@@ -146,20 +156,51 @@ class Monitor:
         """Say where the number that is not finite arose, by running the same inputs step by step."""
         where = f"step {self.steps}: the loss is {loss:g}"
         hint = "leave the step out, clip the gradient, or lower the learning rate; gw.diagnose says which"
-        if self._given is not None:
-            layer, text = self._located(*self._given)
-            if layer or not math.isfinite(loss):
+        text = ""
+        for given, named in self._given:
+            layer, text = self._located(given, named)
+            if layer:
                 return InputError(f"{where}; {text}", hint)
         bad = [
             name for name, p in self.model.named_parameters() if p.grad is not None and not _finite(p.grad)
         ]
-        return InputError(f"{where}; the gradient by {', '.join(bad[:4])} is not finite", hint)
+        if bad and math.isfinite(loss):
+            text = f"the gradient by {', '.join(bad[:4])} is not finite"
+        elif math.isfinite(loss):
+            text = "the norm of the gradient is too large for its numbers"
+        return InputError(f"{where}; {text}" if text else where, hint)
 
     def _located(self, given: tuple[Any, ...], named: Mapping[str, Any]) -> tuple[str, str]:
-        twin = Twin(self.model)
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            recording = twin.run(lambda model, _: _as_loss(model(*given, **named)), None)
+        given, named = _detached(given), _detached(named)
+        try:
+            twin = Twin(self.model)
+            with torch.no_grad(), torch.random.fork_rng(devices=[]):
+                recording = twin.run(lambda model, _: _as_loss(model(*given, **named)), None)
+        except InputError as error:
+            # the loss is not finite all the same, and that is what must be said
+            return "", f"where it arose could not be found: {error.message}"
         return locate(recording)
+
+
+def _number(loss: Any) -> float:
+    """The loss as a number."""
+    if isinstance(loss, Tensor) and loss.numel() == 1 and not loss.is_complex():
+        return float(loss.detach())
+    if isinstance(loss, Real):
+        return float(loss)
+    received = f"a tensor of shape {list(loss.shape)}" if isinstance(loss, Tensor) else repr(loss)
+    raise InputError(
+        f"Monitor: expected the loss as one number, received {received}", "give the loss of the step"
+    )
+
+
+def _detached(value: Any) -> Any:
+    """Inputs without the graph that they may hang on."""
+    if isinstance(value, Tensor):
+        return value.detach()
+    if isinstance(value, Mapping):
+        return {name: _detached(part) for name, part in value.items()}
+    return tuple(map(_detached, value)) if type(value) is tuple else value
 
 
 def _as_loss(output: Any) -> Tensor:
@@ -170,12 +211,12 @@ def _as_loss(output: Any) -> Tensor:
 
 
 def _finite(value: Tensor) -> bool:
-    return bool(torch.isfinite(value).all())
+    return math.isfinite(_norm([value]))
 
 
 def _norm(values: list[Tensor]) -> float:
     """The norm of all values together."""
-    dense = [value for value in values if not value.is_sparse and value.numel()]
+    dense = [value.coalesce().values() if value.is_sparse else value for value in values if value.numel()]
     if not dense:
         return 0.0
     return float(nn.utils.get_total_norm(dense))

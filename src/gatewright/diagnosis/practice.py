@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -48,7 +48,6 @@ def practise(
     steps: int,
     seconds: float = math.inf,
     learning_rate: float | None = None,
-    each: Callable[[int], None] | None = None,
 ) -> Practice:
     """Train a model in place with Adam, as the problem says.
 
@@ -59,7 +58,6 @@ def practise(
         steps: at most.
         seconds: at most.
         learning_rate: in place of the problem's.
-        each: called with the number of each step, in front of it.
 
     Returns:
         How it went.
@@ -77,8 +75,6 @@ def practise(
         if time.perf_counter() - began > seconds:
             break
         order = order or torch.randperm(len(batches), generator=generator).tolist()
-        if each is not None:
-            each(step)
         with torch.enable_grad():
             optimizer.zero_grad(set_to_none=True)
             loss = problem.loss(model, batches[order.pop()])

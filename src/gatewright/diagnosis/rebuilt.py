@@ -157,8 +157,11 @@ def bridged(model: nn.Module) -> Iterator[None]:
         return (*given[:1], found, *given[2:]), rest
 
     def behind(module: nn.Module, given: tuple[Any, ...], found: Any) -> None:
-        state = found[1]
+        output, state = found
         last[module] = state if isinstance(state, tuple) else (state,)
+        if isinstance(output, Tensor) and output.requires_grad:
+            # a graph that a backward pass went through is gone
+            output.register_hook(lambda _: last.pop(module, None) and None)
 
     hooks: list[Any] = []
     for layer in layers_of(model):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from gatewright.diagnosis.gradients import Gradients, gradients_of
 from gatewright.diagnosis.problem import Problem
 from gatewright.diagnosis.twin import Recording, Trace, Twin
+from gatewright.errors import InputError
 from gatewright.layers.recurrent import Recurrent
 
 _PLACES = 4
@@ -60,7 +61,6 @@ class Records:
         gradients: of that.
         top: the uppermost chain that runs forward.
         low: the chain that was run first.
-        notes: what could not be measured.
     """
 
     batches: list[BatchRecord]
@@ -68,7 +68,6 @@ class Records:
     gradients: Gradients
     top: str
     low: str
-    notes: list[str] = field(default_factory=list)
 
     @property
     def chains(self) -> dict[str, Trace]:
@@ -100,6 +99,7 @@ def record(
             break
         with torch.enable_grad():
             recording = twin.run(problem.loss, batch)
+            _check_gradient(recording, twin)
             gradients = gradients_of(recording, twin.model, origins)
         found.append(_record(recording, gradients))
         last = recording, gradients
@@ -107,6 +107,15 @@ def record(
     names = list(last[0].chains())
     top = next(iter(last[1].own), names[-1])
     return Records(found, *last, top=top, low=names[0])
+
+
+def _check_gradient(recording: Recording, twin: Twin) -> None:
+    """Refuse a loss that nothing can be learned from."""
+    if not any(parameter.requires_grad for parameter in twin.model.parameters()):
+        raise InputError("every parameter of the model is frozen", "call model.requires_grad_(True)")
+    if not recording.loss.requires_grad:
+        hint = "leave out detach(), item() and torch.no_grad() between the model and the loss"
+        raise InputError("the loss has no gradient by any parameter of the model", hint)
 
 
 def _record(recording: Recording, gradients: Gradients) -> BatchRecord:

@@ -8,6 +8,10 @@ _PENALTY = 1e-2
 """On standardised features, as a share of the number of rows."""
 
 
+_SAMPLE = 4000
+"""Rows by which principal components are found."""
+
+
 def standardised(values: np.ndarray) -> np.ndarray:
     """Columns of mean 0 and variance 1; constant ones become 0."""
     centred = values - values.mean(0)
@@ -74,7 +78,11 @@ def principal(values: np.ndarray, most: int, share: float = 0.99) -> np.ndarray:
     centred = values - values.mean(0)
     if not np.isfinite(centred).all() or not centred.any():
         return np.zeros((len(values), 1))
-    _, sizes, directions = np.linalg.svd(centred[: max(2000, 1)], full_matrices=False)
+    # drawn, since neighbouring rows are of one step
+    chosen = np.random.default_rng(0).permutation(len(centred))[:_SAMPLE]
+    _, sizes, directions = np.linalg.svd(centred[chosen], full_matrices=False)
+    if not sizes.any():
+        return np.zeros((len(values), 1))
     power = np.cumsum(sizes**2) / (sizes**2).sum()
     count = min(most, int(np.searchsorted(power, share)) + 1)
     return centred @ directions[:count].T

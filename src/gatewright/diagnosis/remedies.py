@@ -43,7 +43,7 @@ def _possible(change: Change, problem: Problem) -> bool:
     """Whether a change has anything to work on."""
     layers = layers_of(problem.model)
     gates = all(layer.cell.keep and layer.bias for layer in layers)
-    return gates or change.remedy.name not in ("chrono", "uniform-gates")
+    return gates or change.remedy.name not in ("chrono", "chrono-norm", "uniform-gates")
 
 
 # ---------------------------------------------------------------- the weights at the beginning
@@ -69,6 +69,23 @@ def _chrono(problem: Problem, values: Mapping[str, float]) -> Change:
         "arXiv:1804.11188",
     )
     return Change(remedy, partial(_initialised, gates="chrono", longest=longest))
+
+
+def _chrono_norm(problem: Problem, values: Mapping[str, float]) -> Change:
+    chrono, longest = _chrono(problem, values), _needed(values)
+    remedy = Remedy(
+        "chrono-norm",
+        f"normalise the maps of the cell, and draw its gates so that units remember for 1 to {longest} steps",
+        "layer = gw.GRU(..., layer_norm=True)  # or gw.LSTM, in place of torch.nn's\n"
+        f"gw.initialise(layer, gates='chrono', longest={longest})",
+        chrono.remedy.verify,
+        "arXiv:1804.11188, arXiv:1607.06450",
+    )
+
+    def apply(model: nn.Module) -> nn.Module:
+        return chrono.apply(replaced(model, lambda layer: remade(layer, layer_norm=True)))
+
+    return Change(remedy, apply)
 
 
 def _uniform(problem: Problem, values: Mapping[str, float]) -> Change:
@@ -178,7 +195,7 @@ def _skipped(problem: Problem, values: Mapping[str, float]) -> Change:
     remedy = Remedy(
         "skip-non-finite",
         "take the numbers that are not finite out of the data; until then leave out their steps",
-        "if torch.isfinite(loss): loss.backward(); optimizer.step()",
+        "if torch.isfinite(loss) and torch.isfinite(gradient_norm): optimizer.step()",
         "every loss is finite",
     )
     return Change(remedy, skip_non_finite=True)
@@ -262,23 +279,44 @@ def _gru(problem: Problem, values: Mapping[str, float]) -> Change:
 
 
 def _thawed(problem: Problem, values: Mapping[str, float]) -> Change:
+    frozen = _frozen_behind(problem.model)
+    what = ", ".join(frozen) or "what stands behind the recurrent layers"
+    lines = [f"model.{name}.reset_parameters(); model.{name}.requires_grad_(True)" for name in frozen] or [
+        "look at what the loss does with the output: its scale, its activation, its own learning rate"
+    ]
     remedy = Remedy(
         "train-readout",
-        "train what stands behind the recurrent layers, and draw it anew where it is frozen",
-        "for p in model.parameters(): p.requires_grad_(True)",
+        f"train {what}" + (", drawn anew" if frozen else ""),
+        "\n".join(lines),
         "the share of the rest error that the state explains goes to 0",
     )
 
     def apply(model: nn.Module) -> nn.Module:
-        for module in model.modules():
-            own = list(module.parameters(recurse=False))
-            if own and not any(p.requires_grad for p in own):
-                reset = getattr(module, "reset_parameters", None)
-                if callable(reset):
-                    reset()
-        return model.requires_grad_(True)
+        if not frozen:
+            hint = "look at what the loss does with the output"
+            raise InputError("nothing behind the recurrent layers is frozen", hint)
+        for name in frozen:
+            module = model.get_submodule(name)
+            reset = getattr(module, "reset_parameters", None)
+            if callable(reset):
+                reset()
+            module.requires_grad_(True)
+        return model
 
     return Change(remedy, apply)
+
+
+def _frozen_behind(model: nn.Module) -> list[str]:
+    """Modules without a trained parameter that were made behind the first recurrent layer."""
+    found, behind = [], False
+    for name, module in model.named_modules():
+        if isinstance(module, Recurrent):
+            behind = True
+            continue
+        own = list(module.parameters(recurse=False))
+        if behind and name and own and not any(p.requires_grad for p in own):
+            found.append(name)
+    return found
 
 
 # ---------------------------------------------------------------- where gradients go
@@ -288,7 +326,7 @@ def _bridge(problem: Problem, values: Mapping[str, float]) -> Change:
     remedy = Remedy(
         "longer-gradients",
         f"let gradients pass the cuts: {_needed(values)} steps are needed, not {values['cut']:.0f}",
-        "state = state  # in place of state.detach(), and one backward() over the longer stretch",
+        "# no state.detach() between the pieces, and one loss.backward() behind the last of them",
         "the bias of the gradient goes to 0, and the loss falls",
         "arXiv:1905.07473",
     )
@@ -302,7 +340,7 @@ def _cut(problem: Problem, values: Mapping[str, float]) -> Change:
     remedy = Remedy(
         "shorter-rollouts",
         f"go back to observed values, or cut the gradient, every {steps} step{'s' * (steps > 1)}",
-        f"if t % {steps} == 0: x = x.detach()  # or x = observed[t]",
+        f"if t % {steps} == 0: x, state = x.detach(), state.detach()  # or x = observed[t]",
         "gradients stay bounded, and the loss of a rollout falls",
         "arXiv:2110.07238",
     )
@@ -334,10 +372,11 @@ REMEDIES: dict[str, tuple[Maker, ...] | Callable[[Mapping[str, float]], tuple[Ma
     "truncation": (_bridge,),
     "readout": (_thawed, _rate),
     "wrong-time-scale": (_uniform, _chrono, _redrawn),
-    "vanishing": (_chrono, _uniform, _layer_norm),
+    "vanishing": (_chrono_norm, _chrono, _uniform, _layer_norm),
     "capacity": (_wider,),
     "overfitting": (_decay, _slower),
     "noise": (_averaged, _slower),
     "healthy": (),
+    "unknown": (),
 }
 """Finding → what makes its remedies, the prescription first."""

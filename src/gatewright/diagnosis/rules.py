@@ -1,8 +1,7 @@
 """From numbers to causes: each finding is a row of conditions that must all hold.
 
 The confidence of a finding is that of its weakest condition: 0.5 at the threshold, towards 0 and 1 with the
-distance from it, in units of the condition's own scale. Thresholds that say no other source were set on one
-half of the injected faults of ``benchmarks/faults.py`` and judged on the other.
+distance from it, in units of the condition's own scale.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from gatewright.diagnosis.causes import CAUSES, GAIN, Condition, Rule
+from gatewright.diagnosis.causes import CAUSES, GAIN, Rule
 from gatewright.diagnosis.thresholds import THRESHOLDS
 from gatewright.reports.diagnosis_contents import Evidence
 
@@ -37,7 +36,11 @@ def judged(
             if math.isnan(value):
                 continue
             confidence = condition.confidence(value, threshold)
-            evidence.append((confidence, _evidence(condition, value, threshold, confidence)))
+            piece = Evidence(
+                condition.measure, condition.text, value, threshold, condition.source,
+                supports=confidence >= 0.5, above=condition.above,
+            )  # fmt: skip
+            evidence.append((confidence, piece))
             best = confidence if best is None else max(best, confidence)
         if best is None:
             if not all(condition.optional for condition in group):
@@ -46,17 +49,6 @@ def judged(
         weakest = min(weakest, best)
     evidence.sort(key=lambda pair: -pair[0])
     return weakest, [piece for _, piece in evidence]
-
-
-def _evidence(condition: Condition, value: float, threshold: float, confidence: float) -> Evidence:
-    return Evidence(
-        condition.measure,
-        condition.text,
-        value,
-        threshold,
-        condition.source,
-        supports=confidence >= 0.5,
-    )
 
 
 def derived(values: Mapping[str, float]) -> dict[str, float]:
@@ -91,6 +83,8 @@ class Judgements:
     evidence: dict[str, list[Evidence]] = field(default_factory=dict)
 
 
+UNKNOWN = "unknown"
+
 _LIKELY, _GUESS = 0.5, 0.4
 """Confidence in what is reported, and in what is if there is nothing better."""
 
@@ -122,7 +116,8 @@ def judge(values: Mapping[str, float], thresholds: Mapping[str, float] | None = 
                 text = f"'{name}' would account for it"
                 result.evidence[other].append(Evidence(name, text, strong[name], _LIKELY, supports=False))
     worst, learns = max(result.confidence.values()), GAIN.value(numbers)
-    well = 1.0 if math.isnan(learns) else GAIN.confidence(learns, known["healthy:gain"])
+    # what was not measured is not known to be healthy
+    well = 0.0 if math.isnan(learns) else GAIN.confidence(learns, known["healthy:gain"])
     result.confidence["healthy"] = min(1 - worst, well)
     result.evidence["healthy"] = _health(numbers)
     return result
@@ -135,11 +130,12 @@ def likeliest(confidence: Mapping[str, float]) -> list[str]:
         confidence: by name.
 
     Returns:
-        All of at least 0.5; else the best guess, or ``healthy`` where that is worth nothing.
+        All of at least 0.5; else the best guess, or ``unknown`` where that is worth nothing.
     """
     ordered = sorted(confidence, key=lambda name: -confidence[name])
     likely = [name for name in ordered if confidence[name] >= _LIKELY]
-    return likely or [ordered[0] if confidence[ordered[0]] >= _GUESS else "healthy"]
+    guess = next(name for name in ordered if name != "healthy")
+    return likely or [guess if confidence[guess] >= _GUESS else UNKNOWN]
 
 
 def _health(values: Mapping[str, float]) -> list[Evidence]:

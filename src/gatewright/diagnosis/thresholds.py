@@ -3,6 +3,7 @@
 THRESHOLDS: dict[str, float] = {
     "non-finite:bad_batches": 0.5,
     "non-finite:bad_inputs": 0.5,
+    "non-finite:bad_held_out": 0.5,
     "learning-rate:rate_behind": 0.214,
     "learning-rate:moved": 0.01,
     "learning-rate:worsened": 0.27,
@@ -17,6 +18,7 @@ THRESHOLDS: dict[str, float] = {
     "chaos:feedback": 0.5,
     "chaos:time_growth": 3.0,
     "chaos:data_exponent": 0.05,
+    "chaos:data_order": 0.5,
     "exploding:time_growth": 3.0,
     "exploding:lyapunov": 0.15,
     "exploding:loss_outlier": 30.0,
@@ -34,6 +36,7 @@ THRESHOLDS: dict[str, float] = {
     "truncation:unused_after": 0.2,
     "truncation:gain": 0.2,
     "readout:frozen": 0.05,
+    "readout:silent": 0.9,
     "readout:unread_after": 0.2,
     "readout:gain": 0.41,
     "wrong-time-scale:tau_spread": 0.1,

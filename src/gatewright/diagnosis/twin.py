@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from gatewright.backends import heads
 from gatewright.backends.call import Call
@@ -75,12 +76,10 @@ class Recording:
     Attributes:
         loss: the scalar, with its graph where gradients were recorded.
         traces: of every call, in the order in which they were run.
-        outputs: of each recurrent module, the last one it gave.
     """
 
     loss: Tensor
     traces: list[Trace] = field(default_factory=list)
-    outputs: dict[str, Tensor] = field(default_factory=dict)
 
     def chains(self) -> dict[str, Trace]:
         """Of each layer and direction the last call, in the order in which they were first run."""
@@ -124,7 +123,7 @@ class Twin:
     def __init__(self, model: nn.Module) -> None:
         self.model, self.notes = converted(model)
         self.modules = {
-            name.removesuffix(".layer") or type(module).__name__.lower(): module
+            self._called(name, module): module
             for name, module in self.model.named_modules()
             if isinstance(module, Recurrent)
         }
@@ -137,6 +136,12 @@ class Twin:
             # attributes of the instance stand in front of the methods
             module.layer_calls = partial(self._layer_calls, name, module.layer_calls)  # type: ignore[method-assign]
             module.run_layer = partial(self._run_layer, name, module)  # type: ignore[method-assign]
+
+    def _called(self, name: str, module: Recurrent) -> str:
+        """What a layer is called: as the model calls it, or what it is where it is the model itself."""
+        if isinstance(self.model, StepLayer):
+            return f"{type(module).__name__.lower()}cell"
+        return name.removesuffix(".layer") or type(module).__name__.lower()
 
     def run(self, loss: Loss, batch: Any) -> Recording:
         """Evaluate a loss and record what every layer did; states go on from the run before.
@@ -188,11 +193,14 @@ class Twin:
             outputs.append(y)
             found.append(states[: len(module.cell.graph.states)])
         data = torch.cat(outputs, dim=-1) if module.bidirectional else outputs[0]
-        if self._recording is not None:
-            self._recording.outputs[name] = data
         return data, found
 
     def _run_call(self, name: str, module: Recurrent, call: Call) -> tuple[Tensor, tuple[Tensor, ...]]:
+        if torch.is_autocast_enabled(call.x.device.type):
+            raise InputError(
+                f"{name}: the loss runs under autocast, whose rounding hides what is measured",
+                "give a loss without torch.autocast: the diagnosis looks at the model in its own precision",
+            )
         if call.batch_sizes is not None:
             raise InputError(
                 f"{name}: a PackedSequence with a projection cannot be measured",
@@ -256,9 +264,17 @@ def converted(model: nn.Module) -> tuple[nn.Module, list[str]]:
     except Exception as error:
         raise InputError(
             f"the model cannot be copied: {error}",
-            "keep tensors with a gradient out of its attributes (detach them), and use "
-            "torch.nn.utils.parametrizations in place of the old weight_norm",
+            "what it keeps in its attributes must be copyable: detach tensors, and leave locks and files out",
         ) from error
+    for path, module in twin.named_modules():
+        if isinstance(module, nn.Embedding | nn.EmbeddingBag):
+            # the same gradient, in a form that can be measured
+            module.sparse = False
+        if isinstance(module, nn.RNNBase | nn.RNNCellBase) and parametrize.is_parametrized(module):
+            raise InputError(
+                f"{path or 'the model'}: its weights are computed from others, which is not followed",
+                "take off weight norm and the like first: torch.nn.utils.parametrize.remove_parametrizations",
+            )
     if any(type(module) in (nn.GRU, nn.LSTM, nn.RNN) for module in twin.modules()):
         twin = from_torch(twin)
     notes, layers = [], {}

@@ -22,6 +22,7 @@ class Evidence:
         threshold: what it was held against; NaN where there is none.
         source: of the threshold.
         supports: False where it speaks against the finding.
+        above: whether it is above the threshold that it would speak for it, or below.
     """
 
     measure: str
@@ -30,6 +31,7 @@ class Evidence:
     threshold: float = float("nan")
     source: str = ""
     supports: bool = True
+    above: bool = True
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from gatewright.reports.diagnosis_contents import (
     Trial,
 )
 from gatewright.reports.diagnosis_words import (
+    MISSING,
     bounded_share,
     format_change,
     format_confidence,
@@ -154,7 +155,7 @@ def _evidence_row(evidence: Evidence) -> _EvidenceRow:
         evidence.measure,
         evidence.text,
         format_number(evidence.value),
-        format_threshold(evidence.threshold),
+        _bound(evidence),
         evidence.source,
         evidence.supports,
     )
@@ -294,3 +295,9 @@ def _needed_words(charts: Charts) -> str:
 def _beyond(needed_lag: int, *, on_axis: bool) -> str:
     """Say that the needed lag is missing from a figure."""
     return "" if on_axis or needed_lag <= 0 else f" Not on the axis: the {needed_lag} steps that are needed."
+
+
+def _bound(evidence: Evidence) -> str:
+    """The threshold, and the side on which a number speaks for the finding."""
+    threshold = format_threshold(evidence.threshold)
+    return threshold if threshold == MISSING else f"{'>' if evidence.above else '<'} {threshold}"

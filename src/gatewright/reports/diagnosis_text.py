@@ -66,7 +66,7 @@ def _evidence(evidence: Evidence) -> list[str]:
     """One evidence: a plus or a minus for what it speaks for, and its numbers."""
     numbers = format_number(evidence.value)
     if (threshold := format_threshold(evidence.threshold)) != MISSING:
-        numbers += f", threshold {threshold}"
+        numbers += f", threshold {'>' if evidence.above else '<'} {threshold}"
     told = evidence.text if numbers == MISSING else f"{evidence.text.rstrip('. ')} ({numbers})"
     return _wrap("   + " if evidence.supports else "   − ", told)
 

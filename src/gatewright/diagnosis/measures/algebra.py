@@ -1,8 +1,8 @@
 """Whether a cell can follow a state at all: one that is affine in its state, element by element, cannot.
 
-A cell whose step is h' = a(x) ⊙ h + b(x) with 0 ≤ a ≤ 1 forgets or keeps, but never turns a state over:
-parity and permutations are out of reach of one such layer at every length (Merrill et al. 2024,
-arXiv:2404.08819; Grazzi et al. 2025, arXiv:2411.12537). Read from the cell's graph; costs nothing.
+A cell whose step is h' = a(x) ⊙ h + b(x), with gates 0 ≤ a ≤ 1 as such cells have them, forgets or keeps, but
+never turns a state over. Parity and permutations are out of reach of one such layer at every length (Merrill
+et al. 2024, arXiv:2404.08819; Grazzi et al. 2025, arXiv:2411.12537). Read from the graph; costs nothing.
 """
 
 from __future__ import annotations

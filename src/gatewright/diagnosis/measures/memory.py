@@ -51,7 +51,7 @@ def memory(records: Records) -> Measured:
     result.charts |= {"memory_lags": lags, "memory": curves}
     if curves:
         name = list(curves)[-1]
-        capacity = float(np.trapezoid(curves[name], lags)) if len(lags) > 1 else float(curves[name][0])
+        capacity = float(np.interp(np.arange(lags[-1] + 1), lags, curves[name]).sum())
         result.add(
             "memory_capacity", capacity * flat.shape[-1], "sum of what the state remembers, in numbers", name
         )

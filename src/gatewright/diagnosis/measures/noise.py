@@ -30,6 +30,9 @@ def noise(records: Records, twin: Twin) -> Measured:
         result.notes.append("no signal to noise: it takes three batches")
         return result
     names = [n for n in recurrent_parameters(twin.model) if n in records.batches[0].parameters]
+    if not names:
+        result.notes.append("no signal to noise: the recurrent layers are frozen")
+        return result
     rows = [
         np.concatenate([batch.parameters[n].double().cpu().numpy().ravel() for n in names])
         for batch in records.batches
@@ -37,7 +40,7 @@ def noise(records: Records, twin: Twin) -> Measured:
     result.add(
         "snr", ratio(np.stack(rows)), "signal to noise of one batch's gradient by the recurrent weights"
     )
-    result.charts["snr_by_lag"] = by_lag = _by_lag(records)
+    by_lag = _by_lag(records)
     if len(by_lag) > 3:
         text = "largest signal to noise of the gradient from lags of 4 and more"
         result.add("snr_lags", float(np.nanmax(by_lag[3:])), text)

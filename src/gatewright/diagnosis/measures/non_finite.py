@@ -37,6 +37,10 @@ def non_finite(fast: nn.Module, twin: Twin, problem: Problem) -> Measured:
             value = problem.loss(fast, batch)
             check_loss(value)
             losses.append(float(value))
+        held_out = [bool(torch.isfinite(problem.loss(fast, batch)).all()) for batch in problem.validation]
+    if not all(held_out):
+        result.notes.append(f"held-out batch {held_out.index(False)}: its loss is not finite")
+    result.add("bad_held_out", held_out.count(False), "held-out batches whose loss is not finite")
     bad = [index for index, value in enumerate(losses) if not math.isfinite(value)]
     sizes = sorted(abs(value) for value in losses if math.isfinite(value))
     if sizes and sizes[len(sizes) // 2] > 0:

@@ -67,7 +67,6 @@ def progress(
         blind = _blind(start, problem, training, judging, max(4, count // 2), 0.35 * seconds, gentle)
         result.add("loss_blind", blind, "held-out loss of a control that reads other rows' inputs")
         result.add("gain", _share(blind, after), "held-out loss below that of the control, as a share")
-        result.add("gain_before", _share(blind, before), "the same for the model as it was given")
     return result, practice
 
 
@@ -119,15 +118,3 @@ def _spikes(result: Measured, practice: Practice) -> None:
             "largest gradient norm of a step over the median one",
         )
         result.add("norm_median", np.median(norms), "median norm of the gradient in the observed steps")
-        result.add("norm_quantile", np.quantile(norms, 0.5), "gradient norm at which clipping is proposed")
-    losses = np.array([loss for loss in practice.losses if math.isfinite(loss)])
-    if len(losses) >= 2 * _TAIL:
-        tail = losses[-len(losses) // 4 :]
-        scale = max(abs(np.median(losses[:_TAIL])), 1e-12)
-        result.add(
-            "wobble", tail.std() / scale, "spread of the loss over the last quarter of the steps, as a share"
-        )
-        best = min(losses[i : i + _TAIL].mean() for i in range(len(losses) - _TAIL + 1))
-        result.add(
-            "rise", (tail.mean() - best) / scale, "loss at the end above its best, as a share of the first"
-        )

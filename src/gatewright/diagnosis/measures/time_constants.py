@@ -3,7 +3,7 @@
 τ_i = −1/E_t[ln z_i] with z the gate that keeps the state (for the mean of the logarithm, not the logarithm
 of the mean, it is the rate at which a value is forgotten). Saturation P(z < 0.1), P(z > 0.9) (Karpathy et
 al. 2015, arXiv:1506.02078) and the mean slope E[z(1 − z)]. High gates alone say nothing bad: long memory
-needs them (Gu et al. 2020, arXiv:1910.09890, Chen et al. 2022, arXiv:2210.01348). No cost beyond a step.
+needs them (Gu et al. 2020, arXiv:1910.09890, Ohno et al. 2022, arXiv:2210.01348). No cost beyond a step.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def time_constants(records: Records) -> Measured:
         records: of some batches.
 
     Returns:
-        ``tau``, ``tau_spread``, ``gate_slope``, ``gate_high``, ``gate_low``, ``open_slope``, ``state_change``
+        ``tau``, ``tau_spread``, ``gate_slope``, ``gate_high``, ``open_slope``, ``state_change``
         and the chart; without gates only the last but one.
     """
     result = Measured()
@@ -52,7 +52,6 @@ def time_constants(records: Records) -> Measured:
         rows["tau_spread"][name] = float(np.subtract(*np.percentile(logs, [90, 10])))
         rows["gate_slope"][name] = (keep * (1 - keep)).mean().item()
         rows["gate_high"][name] = (keep > 0.9).double().mean().item()
-        rows["gate_low"][name] = (keep < 0.1).double().mean().item()
     if taus:
         result.charts["time_constants"] = taus
     for name, (text, largest) in _TEXTS.items():
@@ -69,7 +68,6 @@ _TEXTS = {
     "tau_spread": ("spread of the time constants, ln of the 90th over the 10th percentile", False),
     "gate_slope": ("mean slope z(1 − z) of the gates that keep", False),
     "gate_high": ("share of the gates that keep above 0.9", True),
-    "gate_low": ("share of the gates that keep below 0.1", True),
     "open_slope": ("mean slope of the other gate that moves least", False),
     "state_change": ("change of the state in a step over its spread", False),
 }

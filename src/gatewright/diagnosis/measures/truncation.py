@@ -38,8 +38,9 @@ def truncation(records: Records, twin: Twin, problem: Problem) -> Measured:
         "steps after which the gradient is cut, 0 for never",
     )
     names = recurrent_parameters(twin.model)
+    trained = any(twin.model.get_parameter(name).requires_grad for name in names)
     biases = []
-    for batch in problem.batches[:_BATCHES] if pieces else []:
+    for batch in problem.batches[:_BATCHES] if pieces and trained else []:
         found = []
         for bridged in (False, True):
             twin.bridged = bridged

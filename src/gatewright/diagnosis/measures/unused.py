@@ -26,6 +26,7 @@ from gatewright.diagnosis.regression import (
     with_products,
 )
 
+_WHEN = {"": "", "_after": ", behind the observed steps"}
 _COMPONENTS = 3
 _DIRECTIONS = 2
 _ROUNDS = 6
@@ -39,7 +40,7 @@ def unused(records: Records, name: str = "") -> Measured:
 
     Args:
         records: of some batches.
-        name: put behind the names of the numbers.
+        name: put behind the names of the numbers: nothing, or ``_after`` for behind the observed steps.
 
     Returns:
         ``unused`` (share that inputs explain), ``unused_lag`` (the longest lag that adds to it), ``unread``
@@ -59,7 +60,7 @@ def unused(records: Records, name: str = "") -> Measured:
     chosen = np.random.default_rng(0).permutation(len(own))[:_MOST_ROWS]
     rest = standardised(principal(own, _DIRECTIONS, 0.9))[chosen]
     share = held_out_share(state[chosen], rest, groups[chosen])
-    result.add(f"unread{name}", share, "share of the rest error that the state itself explains")
+    result.add(f"unread{name}", share, f"share of the rest error that the state itself explains{_WHEN[name]}")
     features, lags = _features(records, chosen)
     if features is None:
         result.notes.append(
@@ -67,10 +68,12 @@ def unused(records: Records, name: str = "") -> Measured:
         )
         return result
     picked, total, curve = _selected(features, rest, groups[chosen])
-    text = "share of the rest error that inputs explain"
+    text = f"share of the rest error that inputs explain{_WHEN[name]}"
     result.add(f"unused{name}", total, text)
     far = max((int(lags[place][0]) for place in picked), default=0)
-    result.add(f"unused_lag{name}", far, "longest lag whose inputs explain something of the rest error")
+    result.add(
+        f"unused_lag{name}", far, f"longest lag whose inputs explain something of the rest error{_WHEN[name]}"
+    )
     reach = max((int(lags[place][1]) for place in picked), default=0)
     result.add(f"unused_reach{name}", reach, "end of the bin of lags of which that is the beginning")
     single = [place for place, (first, last) in enumerate(lags) if first == last]
