@@ -75,7 +75,7 @@ _CASES = (
         gain=4.0,
         plain=True,
     ),
-    _case("spikes", "exploding spikes", "seasonal bikes memory_values adding", makers.spikes),
+    _case("spikes", "exploding", "seasonal bikes memory_values adding", makers.spikes),
     _case("chaos", "chaos exploding", "logistic henon", makers.chaos),
     _case(
         "stuck-gates",
@@ -105,7 +105,7 @@ _CASES = (
     _case("state-tracking", "state-tracking", "parity permutations", makers.affine),
     _case("rank-collapse", "rank-collapse capacity", "memory_values echo characters", makers.constant),
     _case("overfitting", "overfitting", "bikes characters echo", makers.overfitting),
-    _case("leak", "overfitting leak", "seasonal bikes", makers.leak),
+    _case("leak", "overfitting", "seasonal bikes", makers.leak),
     _case("non-finite-nan", "non-finite", "seasonal bikes adding", makers.non_finite, value=float("nan")),
     _case("non-finite-inf", "non-finite", "seasonal bikes adding", makers.non_finite, value=float("inf")),
     _case("overflow", "non-finite exploding", "seasonal bikes adding memory_values", makers.overflow),
