@@ -93,7 +93,7 @@ class Trial:
         low: lower end of the 95 % interval of ``change``.
         high: upper end.
         curves: held-out losses ``[seeds, points]`` of the remedy.
-        steps: training steps at each point.
+        steps: batches trained on at each point.
         note: why it failed or was not run.
     """
 
@@ -130,7 +130,7 @@ class Charts:
         losses: training losses of the observed steps.
         gradient_norms: of the observed steps, before clipping.
         baseline_curves: held-out losses ``[seeds, points]`` of training as it is, in the trials.
-        baseline_steps: training steps at each point.
+        baseline_steps: batches trained on at each point.
     """
 
     gradient_by_lag: Mapping[str, np.ndarray] = field(default_factory=dict)

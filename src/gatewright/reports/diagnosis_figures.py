@@ -45,6 +45,7 @@ _BARS_PER_DECADE = 4
 _MOST_DOTS = 40
 _MOST_FILLED = 3
 _MOST_REACH = 4  # a needed lag so many times beyond the measured ones still stands on the axis
+_DIVERGED = 1e6
 _SMALLEST_RATE = 1e-30
 
 
@@ -241,8 +242,8 @@ def draw_learning_rates(rates: np.ndarray, losses: np.ndarray, rate: float, name
         An `<svg>` element, or nothing where no rate was tried.
     """
     count = min(np.size(rates), np.size(losses))
-    places, after = as_numbers(rates)[:count], as_numbers(losses)[:count]
-    kept = np.flatnonzero(places > _SMALLEST_RATE)
+    places, after = as_numbers(rates)[:count], _drawn_losses(losses)[:count]
+    kept = np.flatnonzero((places > _SMALLEST_RATE) & (places < 1 / _SMALLEST_RATE))
     kept = kept[np.argsort(places[kept], kind="stable")]
     places, after = places[kept], after[kept]
     if not len(places):
@@ -268,9 +269,15 @@ def draw_learning_rates(rates: np.ndarray, losses: np.ndarray, rate: float, name
         return inline_svg(figure, name, f"Loss after over loss before at {len(places)} learning rates.{used}")
 
 
+def _drawn_losses(losses: np.ndarray) -> np.ndarray:
+    """Losses as numbers; one that is a million times what it was has diverged too."""
+    numbers = as_numbers(losses)
+    return np.where(np.abs(numbers) < _DIVERGED, numbers, np.nan)
+
+
 def learning_rate_legend(losses: np.ndarray, rate: float) -> list[LegendEntry]:
     """List what `draw_learning_rates` draws."""
-    after = as_numbers(losses)
+    after = _drawn_losses(losses)
     entries = [LegendEntry("loss after ÷ before", "accent"), LegendEntry("1: nothing learnt", "rule")]
     if np.isnan(after).any():
         entries.append(LegendEntry("diverged", "line-4", "cross"))

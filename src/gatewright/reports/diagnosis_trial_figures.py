@@ -65,11 +65,11 @@ def draw_trial_curves(trials: Sequence[Trial], baseline: np.ndarray, steps: np.n
         show_span(ax, [mean for _, mean, _, _ in bands] + [low for _, _, low, _ in bands])
         places = np.concatenate([x[np.isfinite(x)] for x, _, _, _ in bands])
         if places.size:
-            show_counts(ax, float(places.min()), float(places.max()), "training step")
+            show_counts(ax, float(places.min()), float(places.max()), "batches trained on")
         if not any((np.isfinite(mean) & np.isfinite(x)).any() for x, mean, _, _ in bands):
             say_empty(ax)
         names = ", ".join(trial.remedy for trial in shown) or "no remedy"
-        return inline_svg(figure, name, f"Held-out loss by training step: as it is, and with {names}.")
+        return inline_svg(figure, name, f"Held-out loss by batches trained on: as it is, and with {names}.")
 
 
 def trial_curves_legend(trials: Sequence[Trial], baseline: np.ndarray) -> list[LegendEntry]:
