@@ -56,7 +56,9 @@ def test_a_gradient_that_vanishes_and_the_remedy_that_was_tried(tmp_path):
     assert first.remedy.name == (helped[0][1] if helped else "chrono-norm")
     assert any("gates='chrono', longest=" in remedy.code for remedy in first.remedies)
     assert {trial.remedy for trial in found.trials} >= {"chrono", "uniform-gates"}
-    assert said[-1][1] == pytest.approx(1.0)
+    shares = [share for _, share in said]
+    assert shares == sorted(shares)
+    assert 0 < shares[-1] <= 1
     text = str(found)
     assert text.startswith("Verdict: vanishing")
     found.save(tmp_path / "page.html")
